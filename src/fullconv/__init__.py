@@ -1,0 +1,68 @@
+"""Fully convolutional networks for semantic segmentation (Long, Shelhamer, Darrell 2015).
+
+Names are imported when they are first used, so ``import fullconv`` needs no torch and takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ModelConfig": "config",
+    "TrainConfig": "config",
+    "InputConvention": "config",
+    "LabelSpace": "labels",
+    "AxisMap": "geometry",
+    "Window": "geometry",
+    "FullconvError": "errors",
+    "Sample": "data",
+    "open_dataset": "data",
+    "build": "models",
+    "convolutionalize": "models.convolutionalize",
+    "walk": "models.trace",
+    "FCN": "models.fcn",
+    "confusion_matrix": "metrics",
+    "scores": "metrics",
+    "Scores": "metrics",
+    "fit": "training",
+    "evaluate": "evaluation",
+    "load": "inference",
+    "Predictor": "inference",
+    "Segmentation": "inference",
+}
+"""Every public name and the module that it lives in."""
+
+if TYPE_CHECKING:
+    from fullconv.config import InputConvention, ModelConfig, TrainConfig
+    from fullconv.data import Sample, open_dataset
+    from fullconv.errors import FullconvError
+    from fullconv.evaluation import evaluate
+    from fullconv.geometry import AxisMap, Window
+    from fullconv.inference import Predictor, Segmentation, load
+    from fullconv.labels import LabelSpace
+    from fullconv.metrics import Scores, confusion_matrix, scores
+    from fullconv.models import build
+    from fullconv.models.convolutionalize import convolutionalize
+    from fullconv.models.fcn import FCN
+    from fullconv.models.trace import walk
+    from fullconv.training import fit
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fullconv' has no attribute '{name}'")
+    return getattr(import_module(f"fullconv.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*_HOME, "__version__"]
+
+
+__all__ = [  # noqa: RUF022 - in the order of the way of an image
+    "FCN", "AxisMap", "FullconvError", "InputConvention", "LabelSpace", "ModelConfig", "Predictor", "Sample", "Scores",
+    "Segmentation", "TrainConfig", "Window", "build", "confusion_matrix", "convolutionalize", "evaluate", "fit", "load",
+    "open_dataset", "scores", "walk",
+]  # fmt: skip

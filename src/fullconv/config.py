@@ -1,0 +1,209 @@
+"""Settings as frozen dataclasses: the command line, the YAML recipes and the checkpoint header are three faces of them.
+
+A field carries its own help text and its choices; `from_mapping` reads a plain mapping (YAML, JSON, parsed flags) strictly, so an
+unknown key or a value of the wrong kind is one line with the nearest valid spelling, wherever it came from.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fullconv.errors import UsageError, suggestion
+
+Size = tuple[int, int]
+"""(height, width) in pixels; written ``288x384``."""
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+    """A dataclass field with its help text, its choices, and the least value it may have."""
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+
+
+@cache
+def _annotations(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def field_type(cls: type, name: str) -> tuple[type, bool]:
+    """The type of a field without ``| None``, and whether None is allowed."""
+    hint = _annotations(cls)[name]
+    if isinstance(hint, types.UnionType):
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return inner[0], True
+    return hint, False
+
+
+def coerce(cls: type, spec: Field[Any], value: Any, where: str) -> Any:
+    """`value` as the field wants it, or a `UsageError` that says where it came from and what was expected."""
+    kind, optional = field_type(cls, spec.name)
+    name = f"{where}: {spec.name}"
+    if value is None or (optional and value == "none"):
+        if optional:
+            return None
+        raise UsageError(f"{name} is empty; give a value")
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        raise UsageError(f"{name} is '{value}'; give true or false")
+    if kind == Size:
+        parts = value.lower().split("x") if isinstance(value, str) else value
+        try:
+            height, width = (int(part) for part in parts)
+        except (TypeError, ValueError):
+            raise UsageError(f"{name} is '{value}'; give HEIGHTxWIDTH in pixels, such as 288x384") from None
+        if min(height, width) < 1:
+            raise UsageError(f"{name} is '{value}'; both sides must be at least 1")
+        return height, width
+    try:
+        if kind is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
+            raise ValueError
+        made = kind(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError, OverflowError):
+        made = None
+    if made is None or (isinstance(made, float) and not math.isfinite(made)):
+        wanted = {int: "a whole number", float: "a finite number", str: "a word", Path: "a path"}.get(kind, kind.__name__)
+        raise UsageError(f"{name} is '{value}'; give {wanted}")
+    choices, least = spec.metadata.get("choices", ()), spec.metadata.get("least")
+    if choices and made not in choices:
+        raise UsageError(f"{name} is '{made}'; {suggestion(str(made), choices)}")
+    if least is not None and made < least:
+        raise UsageError(f"{name} is {made}; give at least {least:g}")
+    return made
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """The dataclass `cls` from a plain mapping; `where` names its origin in errors (a file, or ``--lr``)."""
+    known = {spec.name: spec for spec in fields(cls)}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in known:
+            raise UsageError(f"{where}: there is no setting '{key}'; {suggestion(str(key), known)}")
+    missing = [n for n, s in known.items() if n not in mapping and s.default is MISSING and s.default_factory is MISSING]
+    if missing:
+        raise UsageError(f"{where}: '{missing[0]}' is missing; add it")
+    return cls(**{key: coerce(cls, known[key], value, where) for key, value in mapping.items()})
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`, in values that JSON and YAML can hold.
+
+    >>> from_mapping(ModelConfig, to_mapping(ModelConfig()), "here") == ModelConfig()
+    True
+    """
+    plain = asdict(settings)
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the layers of a net, and nothing else."""
+
+    backbone: str = option("vgg16", "the classifier that is made fully convolutional: vgg16, mobilenet_v2, squeezenet1_0 ...")
+    stride: int = option(8, "stride of the finest scores: 32, 16 or 8 for FCN-32s, -16s, -8s", least=1)
+    num_classes: int = option(21, "number of classes K, background counted", least=1)
+    padding: str = option(
+        "tight",
+        "'paper' pads the image by 100 as the released nets do; 'tight' pads the least that keeps every crop in bounds",
+        ("paper", "tight"),
+    )
+    width: float = option(1.0, "factor on every channel count of the backbone, fc6 and fc7 included", least=0.001)
+    upsample: str = option(
+        "fixed",
+        "transposed convolutions: all bilinear for good, the inner ones learned (the CVPR nets), or all learned",
+        ("fixed", "learn-intermediate", "learn-all"),
+    )
+    native_size: int | None = option(None, "side of the crop the classifier was made for; its own (224, 227, 28) if not given", least=1)
+
+
+@dataclass(frozen=True)
+class InputConvention:
+    """How pixels become the input of a net: ``(pixels[order] - mean) / std``, pixels 0 to 255. Data of the weights, not of the code.
+
+    `mean` and `std` are in the order of the channels as the net takes them.
+
+    >>> InputConvention.named("caffe").order, InputConvention.named("bgr:104,117,123").mean
+    ('bgr', (104.0, 117.0, 123.0))
+    """
+
+    order: str = option("rgb", "channel order the net takes", ("rgb", "bgr"))
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    @classmethod
+    def named(cls, name: str) -> InputConvention:
+        """A convention by name (`CONVENTIONS`), or spelt ``ORDER:MEAN,MEAN,MEAN[/STD]``."""
+        if name in CONVENTIONS:
+            return CONVENTIONS[name]
+        try:
+            order, numbers = name.split(":")
+            mean, _, std = numbers.partition("/")
+            means = tuple(float(m) for m in mean.split(","))
+            stds = tuple(float(s) for s in (std or "1").split(","))
+            stds = stds * 3 if len(stds) == 1 else stds
+            if order not in ("rgb", "bgr") or len(means) != 3 or len(stds) != 3 or not all(map(math.isfinite, means)) or min(stds) <= 0:
+                raise ValueError
+        except ValueError:
+            known = ", ".join(CONVENTIONS)
+            raise UsageError(f"input '{name}': give one of {known}, or ORDER:MEANS/STD such as bgr:104,117,123/1") from None
+        return cls(order, means, stds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint header."""
+        return {"order": self.order, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> InputConvention:
+        """The inverse of `to_dict`."""
+        return cls(str(data["order"]), tuple(map(float, data["mean"])), tuple(map(float, data["std"])))
+
+
+CONVENTIONS = {
+    # Caffe's ILSVRC nets and all released FCNs: BGR, the ILSVRC mean taken off, no division.
+    "caffe": InputConvention("bgr", (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
+    # torchvision's ImageNet weights: RGB in 0..1, standardised; here in units of 0..255.
+    "torchvision": InputConvention(),
+    # TensorFlow's MobileNets: RGB in -1..1.
+    "rgb128": InputConvention("rgb", (128.0, 128.0, 128.0), (128.0, 128.0, 128.0)),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a net is trained. `fullconv.training.fit` reads it; recipes are files of it."""
+
+    steps: int | None = option(None, "number of update steps; from --epochs if not given", least=1)
+    epochs: float | None = option(None, "passes over the training split (default: 30 unless --steps is given)", least=0)
+    batch_size: int = option(4, "images a step", least=1)
+    loss: str = option("mean", "per-pixel cross entropy: its sum (the released nets) or its mean over the valid pixels", ("mean", "sum"))
+    lr: float = option(0.004, "learning rate of the weights; biases take twice as much", least=0)
+    momentum: float = option(0.9, "SGD momentum", least=0)
+    weight_decay: float = option(5e-4, "weight decay of the weights; biases have none", least=0)
+    schedule: str = option("poly", "learning rate over the run: constant, or falling to 0 by the power 0.9", ("constant", "poly"))
+    warmup: int = option(0, "steps over which the rate rises linearly to its value", least=0)
+    replacement: bool = option(False, "draw images with replacement, as the released nets did, instead of epoch by epoch")
+    crop: Size | None = option(None, "size of a random crop, HEIGHTxWIDTH; the whole image if not given")
+    scale: float | None = option(None, "random scale: a factor from 1/SCALE to SCALE before the crop", least=1)
+    flip: bool = option(False, "mirror left to right at random")
+    jitter: int = option(0, "random shift by up to so many pixels each way (the paper tried 32)", least=0)
+    freeze_bn: bool | None = option(None, "keep batch-norm statistics as loaded (default: yes exactly when --weights is given)")
+    precision: str = option("auto", "arithmetic of the forward pass; auto is bf16 where the machine has it", ("auto", "fp32", "bf16"))
+    seed: int = option(0, "with the step and the sample it decides every random choice", least=0)
+    workers: int = option(1, "processes that load images; the result does not depend on it", least=0)
+    eval_every: int | None = option(None, "steps between evaluations on the validation split (default: ten times a run)", least=1)
+    save_every: int = option(50, "steps between saves of the training state", least=1)
+
+    def total_steps(self, images: int) -> int:
+        """The number of steps of the whole run on a training split of so many images."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil((30 if self.epochs is None else self.epochs) * images / self.batch_size))

@@ -1,0 +1,185 @@
+"""Where an output cell looks: the geometry of convolutional nets, in exact fractions.
+
+Every layer of a fully convolutional net is an affine map on each axis (section 3 of the paper: y_ij = f({x_{si+di, sj+dj}})).
+Maps compose, a transposed convolution is the inverse of its convolution, parallel branches must agree, and a crop is a
+difference of starts. So the offsets that the released nets carry as numbers (19; 5, 27; 5, 9, 31) are computed here from the
+layers, and the same code aligns the skips of any other backbone.
+
+Pixel centres lie on the whole numbers, the first pixel at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from fullconv.errors import UsageError
+
+
+class GeometryError(UsageError):
+    """A layer without an affine map, or two features that cannot be aligned by a whole number of cells."""
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where the cells of a feature look, on one axis of the image.
+
+    Cell ``i`` is centred on the pixel ``start + stride * i``, and sees ``field`` pixels around it (its receptive field).
+    Between cells of a transposed convolution the field varies with the phase by less than one input cell; `field` is its bound.
+
+    >>> image = AxisMap()
+    >>> conv = Window(kernel=3, padding=1)
+    >>> pool = Window(kernel=2, stride=2)
+    >>> image.then(conv).then(pool)
+    AxisMap(stride=2, start=1/2, field=4)
+    """
+
+    stride: Fraction = Fraction(1)
+    start: Fraction = Fraction(0)
+    field: Fraction = Fraction(1)
+
+    def then(self, layer: Window) -> AxisMap:
+        """The map of the layer's output, when this is the map of its input."""
+        later = layer.map
+        return AxisMap(
+            self.stride * later.stride,
+            self.start + self.stride * later.start,
+            self.field + (later.field - 1) * self.stride,
+        )
+
+    def cropped(self, offset: int) -> AxisMap:
+        """The map after the first `offset` cells are cut away."""
+        return AxisMap(self.stride, self.start + offset * self.stride, self.field)
+
+    def joined(self, other: AxisMap) -> AxisMap:
+        """The map of a sum or concatenation of two features, which must lie on the same grid."""
+        if (self.stride, self.start) != (other.stride, other.start):
+            raise GeometryError(
+                f"branches that do not meet: {self} and {other}; crop or pad one of them so that stride and start agree"
+            )
+        return AxisMap(self.stride, self.start, max(self.field, other.field))
+
+    def offset_to(self, other: AxisMap) -> int:
+        """How many cells lie before the cell that coincides with the first cell of `other`: the offset of the crop.
+
+        Negative when this feature starts later. Raises `GeometryError` for different strides, or a part of a cell.
+        """
+        if self.stride != other.stride:
+            raise GeometryError(f"crop: the strides {self.stride} and {other.stride} differ; upsample the coarser feature first")
+        offset = (other.start - self.start) / self.stride
+        if offset.denominator != 1:
+            raise GeometryError(f"crop: the features are {offset} cells apart, not a whole number; change a padding or the kernel")
+        return int(offset)
+
+    def __repr__(self) -> str:
+        return f"AxisMap(stride={self.stride}, start={self.start}, field={self.field})"
+
+
+@dataclass(frozen=True)
+class Window:
+    """One axis of a layer that slides a window: a convolution, a pooling, or a transposed convolution.
+
+    `padding` counts the cells added at both ends (taken off, for a transposed convolution); `ceil` is the rounding of Caffe's
+    pooling, which keeps a last window that is not full.
+    """
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    transposed: bool = False
+    ceil: bool = False
+    output_padding: int = 0
+
+    @property
+    def span(self) -> int:
+        """The cells from the first tap to the last."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def map(self) -> AxisMap:
+        """This layer alone as an affine map."""
+        middle = Fraction(self.span - 1, 2) - self.padding
+        if self.transposed:
+            return AxisMap(Fraction(1, self.stride), -middle / self.stride, Fraction(self.span - 1, self.stride) + 1)
+        return AxisMap(Fraction(self.stride), middle, Fraction(self.span))
+
+    def size(self, cells: int) -> int:
+        """How many cells come out of `cells`; 0 or less where the layer refuses so small an input.
+
+        >>> [Window(kernel=2, stride=2, ceil=True).size(n) for n in (1, 2, 3)]
+        [1, 1, 2]
+        """
+        if self.transposed:
+            return (cells - 1) * self.stride - 2 * self.padding + self.span + self.output_padding
+        room = cells + 2 * self.padding - self.span
+        out = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
+        # A last window must begin inside the input or its first padding (as in Caffe and PyTorch).
+        return out - 1 if self.ceil and (out - 1) * self.stride >= cells + self.padding else out
+
+    def needs(self, first: int, last: int) -> tuple[int, int] | None:
+        """The first and last input cell that the output cells `first` to `last` see, before clipping to the input.
+
+        Exact also where a transposed convolution rounds; None when no input cell reaches those outputs.
+        """
+        if not self.transposed:
+            return first * self.stride - self.padding, last * self.stride - self.padding + self.span - 1
+        reached = [
+            (cell + self.padding - tap * self.dilation) // self.stride
+            # The taps repeat from one stride to the next: only the outermost phases can hold the extremes.
+            for cell in {*range(first, min(last, first + self.stride) + 1), *range(max(first, last - self.stride), last + 1)}
+            for tap in range(self.kernel)
+            if (cell + self.padding - tap * self.dilation) % self.stride == 0
+        ]
+        return (min(reached), max(reached)) if reached else None
+
+
+IMAGE = AxisMap()
+"""The map of the image itself: every cell sees its own pixel."""
+
+
+def overlap(a: AxisMap, a_size: int, b: AxisMap, b_size: int) -> tuple[int, int, int]:
+    """How two features on grids of one stride are cropped to the cells that they share.
+
+    Gives (cells to cut from the front of a, of b, cells that remain). In the paper's nets the skip is always cropped to the
+    upsampled scores; with less padding it can be the other way round, and the difference of starts says which.
+
+    >>> overlap(AxisMap(), 10, AxisMap(start=Fraction(2)), 5)
+    (2, 0, 5)
+    """
+    offset = a.offset_to(b)
+    cut_a, cut_b = max(offset, 0), max(-offset, 0)
+    return cut_a, cut_b, min(a_size - cut_a, b_size - cut_b)
+
+
+def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
+    """The transposed convolution that upsamples `coarse` by `factor` onto the grid of `target`.
+
+    The bilinear kernel has 2f taps, or 2f - 1 where only that makes the offset a whole number (VGG: 2f; AlexNet: 63 for 32;
+    section 3.3 and the released nets). Raises `GeometryError` when neither does.
+
+    >>> bilinear_window(2, AxisMap(Fraction(2), Fraction(1, 2)), AxisMap()).kernel
+    4
+    """
+    for taps in (2 * factor, 2 * factor - 1):
+        window = Window(kernel=taps, stride=factor, transposed=True)
+        try:
+            coarse.then(window).offset_to(target)
+        except GeometryError:
+            continue
+        return window
+    raise GeometryError(
+        f"upsampling by {factor}: neither {2 * factor} nor {2 * factor - 1} taps bring {coarse} onto {target}; change a padding"
+    )
+
+
+def chain(windows: Sequence[Window], start: AxisMap = IMAGE) -> AxisMap:
+    """The map after a line of layers.
+
+    >>> chain([Window(11, 4), Window(3, 2)])
+    AxisMap(stride=8, start=9, field=19)
+    """
+    for window in windows:
+        start = start.then(window)
+    return start

@@ -1,0 +1,46 @@
+"""The built-in classifiers. Each is a classifier first: it goes to a fully convolutional net by the same path as anybody's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from fullconv.errors import UsageError, suggestion
+from fullconv.models.backbones.lenet import lenet
+from fullconv.models.backbones.mobilenet import MobileNetV2
+from fullconv.models.backbones.squeezenet import SqueezeNet
+from fullconv.models.backbones.vgg import CONVOLUTIONS, vgg
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A family member: how it is made, the crop it was made for, and the convention of its published weights.
+
+    `stages` are the features a skip may come from, by the beginning of their names: the end of each block of layers. Which of them
+    has stride 16 or 8 is found by the geometry.
+    """
+
+    make: Callable[..., nn.Module]
+    native_size: int
+    stages: str
+    resizable: bool = False
+
+
+BACKBONES: dict[str, Backbone] = {
+    "lenet": Backbone(lenet, 28, r"pool\d", resizable=True),
+    **{f"vgg{depth}": Backbone(partial(vgg, depth), 224, r"pool\d", resizable=True) for depth in CONVOLUTIONS},
+    "squeezenet1_0": Backbone(partial(SqueezeNet, "1_0"), 227, r"features\.\d+"),
+    "squeezenet1_1": Backbone(partial(SqueezeNet, "1_1"), 224, r"features\.\d+"),
+    "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+"),
+}
+
+
+def backbone(name: str) -> Backbone:
+    """A built-in backbone by name; `UsageError` with the nearest name for an unknown one."""
+    if name not in BACKBONES:
+        raise UsageError(f"backbone '{name}': there is no such backbone; {suggestion(name, BACKBONES)}")
+    return BACKBONES[name]
+

@@ -1,0 +1,23 @@
+"""From pixels to what a net takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fullconv.config import InputConvention
+
+
+def to_input(images: Tensor, convention: InputConvention) -> Tensor:
+    """(N, H, W, 3) uint8 RGB to (N, 3, H, W) float32 in the channel order, mean and scale of the weights.
+
+    >>> red = torch.tensor([[[[255, 0, 0]]]], dtype=torch.uint8)
+    >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).flatten()
+    tensor([ -1.,  -2., 252.])
+    """
+    channels = images.permute(0, 3, 1, 2)
+    if convention.order == "bgr":
+        channels = channels.flip(1)
+    mean = torch.tensor(convention.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(convention.std, device=images.device).view(1, 3, 1, 1)
+    return (channels.float() - mean) / std

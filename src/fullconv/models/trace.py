@@ -1,0 +1,239 @@
+"""Walks any module and gives the place, size and channels of every feature in it.
+
+The walk follows the layers with ``torch.fx``, as Caffe's ``coord_map`` follows the layers of a prototxt: each layer contributes its
+window on each axis, point-wise layers contribute nothing, branches must agree. A layer without an affine map (a fully connected
+layer, a global pooling, attention) is refused by its name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window
+
+Windows = tuple[Window, Window]
+"""The windows of one layer on the rows and on the columns."""
+
+POINTWISE = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.BatchNorm2d, nn.LocalResponseNorm,
+)  # fmt: skip
+POINTWISE_CALLS = {
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid, F.dropout, F.dropout2d,
+    F.local_response_norm, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, operator.neg,
+    "relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "float",
+}  # fmt: skip
+SUMS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, torch.add, torch.mul, torch.maximum,
+        "add", "add_", "mul", "mul_"}  # fmt: skip
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+@singledispatch
+def windows_of(layer: nn.Module) -> Windows | None:
+    """The windows of a layer on both axes, or None for a layer that has no affine map."""
+    if isinstance(layer, POINTWISE):
+        return Window(1), Window(1)
+    return None
+
+
+@windows_of.register(nn.Conv2d)
+def _(layer: nn.Conv2d) -> Windows | None:
+    if layer.padding_mode != "zeros":
+        return None
+    padding: Any = layer.padding
+    if padding == "valid":
+        padding = (0, 0)
+    elif padding == "same":
+        spans = [(k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        if any(span % 2 for span in spans):
+            return None
+        padding = tuple(span // 2 for span in spans)
+    rows, columns = (Window(layer.kernel_size[a], layer.stride[a], padding[a], layer.dilation[a]) for a in (0, 1))
+    return rows, columns
+
+
+@windows_of.register(nn.ConvTranspose2d)
+def _(layer: nn.ConvTranspose2d) -> Windows:
+    rows, columns = (
+        Window(layer.kernel_size[a], layer.stride[a], int(layer.padding[a]), layer.dilation[a],
+               transposed=True, output_padding=layer.output_padding[a])
+        for a in (0, 1)
+    )  # fmt: skip
+    return rows, columns
+
+
+@windows_of.register(nn.MaxPool2d)
+@windows_of.register(nn.AvgPool2d)
+def _(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows:
+    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    dilation = _pair(layer.dilation) if isinstance(layer, nn.MaxPool2d) else (1, 1)
+    rows, columns = (Window(kernel[a], stride[a], padding[a], dilation[a], ceil=layer.ceil_mode) for a in (0, 1))
+    return rows, columns
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of a net: its name, where its cells look on both axes, and its channels (None where unknown)."""
+
+    name: str
+    rows: AxisMap
+    columns: AxisMap
+    channels: int | None
+
+    @property
+    def axis(self) -> AxisMap:
+        """The map of both axes, for nets with square windows; refused where they differ."""
+        if self.rows != self.columns:
+            raise GeometryError(f"feature '{self.name}': rows and columns differ ({self.rows}, {self.columns}); square windows needed")
+        return self.rows
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The features of a net in the order in which they are computed, by name."""
+
+    features: dict[str, Feature]
+    sources: dict[str, tuple[str, ...]]
+    windows: dict[str, Windows]
+
+    def __getitem__(self, name: str) -> Feature:
+        return self.features[name]
+
+    def __iter__(self) -> Iterator[Feature]:
+        return iter(self.features.values())
+
+    @property
+    def last(self) -> Feature:
+        """The feature computed last: the output of the net."""
+        return next(reversed(self.features.values()))
+
+    def sizes(self, cells: int, axis: int = 0) -> dict[str, int]:
+        """The size of every feature for an image of `cells` pixels on that axis; 0 or less where a layer would refuse it."""
+        out: dict[str, int] = {}
+        for name in self.features:
+            inputs = [out[source] for source in self.sources[name]]
+            # Where one source is too small the answer stays "too small", whatever a later layer would add.
+            out[name] = self.windows[name][axis].size(inputs[0]) if inputs and min(inputs) > 0 else (cells if not inputs else 0)
+        return out
+
+    def support(self, name: str, first: int, last: int, axis: int = 0) -> tuple[int, int] | None:
+        """The first and last pixel that cells `first` to `last` of a feature see; exact, before clipping to the image."""
+        need: dict[str, tuple[int, int]] = {name: (first, last)}
+        for current in reversed(list(self.features)):
+            if current not in need or not self.sources[current]:
+                continue
+            reached = self.windows[current][axis].needs(*need[current])
+            if reached is None:
+                continue
+            for source in self.sources[current]:
+                known = need.get(source, reached)
+                need[source] = min(known[0], reached[0]), max(known[1], reached[1])
+        return need.get(next(iter(self.features)))
+
+
+class _Tracer(fx.Tracer):
+    """Stops at every layer whose geometry is known, and at torch's own layers."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return windows_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
+def symbolic_trace(net: nn.Module) -> fx.GraphModule:
+    """The net as a graph of its layers, sharing its parameters; a net that `torch.fx` cannot follow is refused."""
+    try:
+        return fx.GraphModule(net, _Tracer().trace(net))
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise GeometryError(
+            f"{type(net).__name__}: torch.fx cannot follow its forward ({reason}); keep control flow that depends on the image out of it"
+        ) from None
+
+
+def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
+    """The name of every node: the module's own for layers (``pool4``), fx's for functions (``add_1``)."""
+    names: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        name = str(node.target) if node.op == "call_module" else node.name
+        names[node] = name if name not in names.values() else node.name
+    return names
+
+
+def _unknown(name: str, what: str) -> GeometryError:
+    return GeometryError(
+        f"layer '{name}' ({what}): it has no affine map from output to input cells; convolutionalize the net first, or leave it out"
+    )
+
+
+def _channels(layer: nn.Module, incoming: int | None) -> int | None:
+    return layer.out_channels if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else incoming
+
+
+def walk(net: nn.Module, channels: int = 3) -> Trace:
+    """The trace of a net that takes (N, channels, H, W): every feature's map, and what it is computed from.
+
+    Raises `GeometryError` naming the layer that has no affine map, or the branches that do not meet.
+
+    >>> trace = walk(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)))
+    >>> trace.last.axis, trace.last.channels
+    (AxisMap(stride=2, start=1/2, field=4), 8)
+    """
+    graph_module = net if isinstance(net, fx.GraphModule) else symbolic_trace(net)
+    names = node_names(graph_module.graph)
+    trace = Trace({}, {}, {})
+    one = Window(1), Window(1)
+    for node in graph_module.graph.nodes:
+        name = names[node]
+        sources = [trace[names[source]] for source in node.all_input_nodes if names[source] in trace.features]
+        if node.op == "output":
+            continue
+        if node.op == "placeholder":
+            feature, windows = Feature(name, IMAGE, IMAGE, channels), one
+        elif node.op == "call_module":
+            layer = graph_module.get_submodule(str(node.target))
+            found = windows_of(layer)
+            if found is None or len(sources) != 1:
+                raise _unknown(name, type(layer).__name__)
+            source, windows = sources[0], found
+            rows, columns = source.rows.then(windows[0]), source.columns.then(windows[1])
+            feature = Feature(name, rows, columns, _channels(layer, source.channels))
+        elif node.target in POINTWISE_CALLS and len(sources) == 1:
+            feature, windows = Feature(name, sources[0].rows, sources[0].columns, sources[0].channels), one
+        elif (node.target in SUMS or _is_concat(node)) and sources:
+            feature, windows = _join(name, sources, concat=_is_concat(node)), one
+        else:
+            raise _unknown(name, getattr(node.target, "__name__", str(node.target)))
+        trace.features[name], trace.windows[name] = feature, windows
+        trace.sources[name] = tuple(source.name for source in sources)
+    return trace
+
+
+def _is_concat(node: fx.Node) -> bool:
+    if node.target not in (torch.cat, torch.concat):
+        return False
+    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    return dim in (1, -3)
+
+
+def _join(name: str, sources: list[Feature], concat: bool) -> Feature:
+    rows, columns = sources[0].rows, sources[0].columns
+    try:
+        for source in sources[1:]:
+            rows, columns = rows.joined(source.rows), columns.joined(source.columns)
+    except GeometryError as problem:
+        raise GeometryError(f"layer '{name}' joins {' and '.join(s.name for s in sources)}: {problem}") from None
+    channels = [source.channels for source in sources]
+    if concat:
+        total = None if None in channels else sum(c for c in channels if c is not None)
+        return Feature(name, rows, columns, total)
+    return Feature(name, rows, columns, channels[0])

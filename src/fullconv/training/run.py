@@ -1,0 +1,189 @@
+"""A run in a folder: `model.safetensors` (the best), `last/` (training state), `log.jsonl` (the records).
+
+What is here only consumes the records of `fit`: it writes them down, saves the state, keeps the best net.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fullconv import __version__, weights
+from fullconv.atomic import write_atomically
+from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
+from fullconv.data import Dataset
+from fullconv.errors import UsageError
+from fullconv.evaluation import evaluate
+from fullconv.inference import Predictor
+from fullconv.metrics import Scores
+from fullconv.models import build
+from fullconv.training import Record, State, chosen_precision, fit
+from fullconv.training.checkpoint import newest_state, restore, save_state
+from fullconv.weights import Header, Transplant
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to start or to go on.
+
+    facts: what must be the same when the run is resumed: settings, data, starting weights.
+    transplant: what was taken from the starting weights; None when they are random.
+    """
+
+    folder: Path
+    state: State
+    header: Header
+    config: TrainConfig
+    dataset: Dataset
+    validation: Dataset | None
+    facts: dict[str, Any]
+    best: float | None
+    transplant: Transplant | None
+    freeze_bn: bool
+
+    @property
+    def total(self) -> int:
+        """The number of steps of the whole run."""
+        return self.config.total_steps(len(self.dataset))
+
+
+def data_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the classes and the names of the samples in their order: what resume compares."""
+    names = [name for name, *_ in getattr(dataset, "pairs", ())] or [str(len(dataset))]
+    return hashlib.sha256(json.dumps([dataset.labels.to_dict(), names]).encode()).hexdigest()
+
+
+def prepare(
+    folder: Path,
+    data: str,
+    dataset: Dataset,
+    validation: Dataset | None,
+    model: ModelConfig,
+    config: TrainConfig,
+    convention: InputConvention,
+    start: Path | None = None,
+    resume: bool = False,
+) -> Run:
+    """Make the net and its optimizer, or take up the newest state in the folder.
+
+    start: weights to begin from. Raises `UsageError` when the folder holds a run already and `resume` is not asked for, or when
+    it is and the settings differ from those it was begun with.
+    """
+    if not len(dataset):
+        raise UsageError(f"{data}: the training split is empty; add images")
+    if validation is not None and len(validation.labels) != len(dataset.labels):
+        raise UsageError(f"{data}: {len(dataset.labels)} classes in train, {len(validation.labels)} in val; give a classes.yaml")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: it is a file; give a folder for the run")
+    model = replace(model, num_classes=len(dataset.labels))
+    torch.manual_seed(config.seed)
+    found = newest_state(folder / "last") if resume else None
+    if not resume and (folder / "last").is_dir() and any((folder / "last").iterdir()):
+        raise UsageError(f"{folder}: it holds a run already; add --resume to go on with it, or give another --out")
+
+    net = build(model)
+    taken, begun_with = None, None
+    if start is not None:
+        tensors, _ = weights.load(start)
+        taken = weights.transplant(net, tensors, str(start))
+        begun_with = weights.fingerprint(tensors)
+    config = replace(config, precision="bf16" if chosen_precision(config.precision) == torch.bfloat16 else "fp32")
+    facts = {
+        "data": data_fingerprint(dataset),
+        "weights": begun_with,
+        "model": to_mapping(model),
+        "input": convention.to_dict(),
+        # How many processes load, and how often the state is saved, decide nothing of the result.
+        "train": {k: v for k, v in to_mapping(config).items() if k not in ("workers", "save_every")},
+    }
+    state = State.of(net, config)
+    best = None
+    if found is not None:
+        _refuse_changes(folder, found[1], facts)
+        restore(state, *found)
+        best = found[1].get("best")
+    provenance = {"fullconv": __version__, "torch": torch.__version__, "data": data, "weights": str(start) if start else None, "train": facts["train"]}
+    header = Header(model, dataset.labels, convention, provenance=provenance)
+    freeze_bn = config.freeze_bn if config.freeze_bn is not None else start is not None
+    return Run(folder, state, header, config, dataset, validation, facts, best, taken, freeze_bn)
+
+
+def _refuse_changes(folder: Path, saved: dict[str, Any], facts: dict[str, Any]) -> None:
+    for part, now in facts.items():
+        before = saved.get(part)
+        if before == now:
+            continue
+        if isinstance(now, dict) and isinstance(before, dict):
+            changed = next(key for key in sorted({*now, *before}) if now.get(key) != before.get(key))
+            raise UsageError(
+                f"{folder}: {changed} was {before.get(changed)} when this run began and is {now.get(changed)} now; "
+                "give the same settings, or another --out"
+            )
+        raise UsageError(f"{folder}: the {part} changed since this run began; give the same, or another --out")
+
+
+def records(run: Run) -> Iterator[Record]:
+    """Train to the end, yielding each record after it is written to the log and what it asks for is saved."""
+    log = run.folder / "log.jsonl"
+    run.folder.mkdir(parents=True, exist_ok=True)
+    _cut_log(log, run.state.step)
+    best = run.best
+    predictor = Predictor(run.state.net, run.header, run.config.precision)
+
+    def score(net: torch.nn.Module) -> Scores:
+        assert run.validation is not None
+        return evaluate(predictor, run.validation)
+
+    with log.open("a", encoding="utf-8") as file:
+        for record in fit(
+            run.state, run.dataset, run.config, run.header.input,
+            freeze_bn=run.freeze_bn, score=score if run.validation is not None else None,
+        ):  # fmt: skip
+            file.write(json.dumps(as_json(record, run.header.labels.names)) + "\n")
+            file.flush()
+            last = record.step == run.total
+            reached = record.scores.mean_iu if record.scores is not None else None
+            if (reached is not None and (best is None or reached > best)) or (last and best is None):
+                best = reached
+                save_best(run, record)
+            if last or record.step % run.config.save_every == 0:
+                save_state(run.folder / "last", run.state, {**run.facts, "best": best})
+            yield record
+
+
+def save_best(run: Run, record: Record) -> None:
+    """Write `model.safetensors` as the net is now, with the scores it reached in its provenance."""
+    reached = record.scores.to_dict(run.header.labels.names) if record.scores is not None else None
+    provenance = {**run.header.provenance, "step": record.step, "val": reached}
+    weights.save(run.folder / "model.safetensors", run.state.net.state_dict(), replace(run.header, provenance=provenance))
+
+
+def as_json(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
+    """A record as a line of the log."""
+    plain = {key: value for key, value in asdict(record).items() if key != "scores"}
+    return plain if record.scores is None else {**plain, "scores": record.scores.to_dict(names)}
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in order; a last line that was cut short by a kill is left out."""
+    lines = []
+    path = folder / "log.jsonl"
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def _cut_log(log: Path, step: int) -> None:
+    """Drop the records after `step`: those steps are about to be done again."""
+    if log.exists():
+        kept = [line for line in read_log(log.parent) if line["step"] <= step]
+        write_atomically(log, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -1,0 +1,180 @@
+"""Weights on disk: one ``.safetensors`` file that needs nothing else, with a header that says what it is.
+
+The header is JSON under the metadata key ``fullconv``: the model's settings, its label space, the input convention, where it came
+from, and the SHA-256 of the tensors. A file without it (torchvision's, say) is plain tensors; what input they want must be told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fullconv.atomic import write_atomically
+from fullconv.config import InputConvention, ModelConfig, from_mapping, to_mapping
+from fullconv.errors import UsageError
+from fullconv.labels import LabelSpace
+
+FORMAT = 1
+"""Version of the header; raised when its meaning changes."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself.
+
+    kind: ``fcn``, or ``classifier`` for a backbone with its class scores.
+    provenance: free facts: data set, settings of the run, scores, version.
+    """
+
+    model: ModelConfig
+    labels: LabelSpace
+    input: InputConvention
+    kind: str = "fcn"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "model": to_mapping(self.model),
+            "labels": self.labels.to_dict(),
+            "input": self.input.to_dict(),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str) -> Header:
+        """The inverse of `to_dict`; `where` is the file, for errors."""
+        try:
+            if data["format"] != FORMAT:
+                raise UsageError(f"{where}: its format is version {data['format']}, this fullconv reads {FORMAT}; update fullconv")
+            model = from_mapping(ModelConfig, data["model"], where)
+            labels, convention = LabelSpace.from_dict(data["labels"]), InputConvention.from_dict(data["input"])
+            return cls(model, labels, convention, str(data["kind"]), dict(data["provenance"]))
+        except (KeyError, TypeError, ValueError) as problem:
+            raise UsageError(f"{where}: its header is damaged ({type(problem).__name__}: {problem}); take another copy") from None
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, whatever their order in the file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """The bytes of a safetensors file with a JSON header and the fingerprint of its tensors."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"fullconv": json.dumps({**header, "sha256": fingerprint(plain)}, sort_keys=True)}
+    return safetensors.torch.save(plain, metadata)
+
+
+def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a safetensors file and its JSON header (None where it has none), checked against its fingerprint.
+
+    Raises `UsageError` naming the file when it is missing, damaged, or something else.
+    """
+    _refuse_what_it_is_not(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as problem:
+        raise UsageError(f"{path}: not a whole safetensors file ({problem}); take another copy") from None
+    if "fullconv" not in metadata:
+        return tensors, None
+    try:
+        header = json.loads(metadata["fullconv"])
+    except ValueError:
+        raise UsageError(f"{path}: its header is damaged; take another copy") from None
+    if header.get("sha256") != fingerprint(tensors):
+        raise UsageError(f"{path}: its tensors do not fit their SHA-256: the file was damaged; take another copy")
+    return tensors, header
+
+
+def _refuse_what_it_is_not(path: Path) -> None:
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such file; check the path")
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        hint = f"did you mean {inside}?" if inside.exists() else "give the .safetensors file"
+        raise UsageError(f"{path}: it is a folder; {hint}")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise UsageError(f"{path}: empty file; take another copy")
+    if head.startswith(b"version https://git-lfs"):
+        raise UsageError(f"{path}: a git-lfs pointer, not the weights; run git lfs pull")
+    if head.lstrip()[:1] == b"<":
+        raise UsageError(f"{path}: an HTML page, not weights (a failed download?); fetch it again")
+    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise UsageError(f"{path}: a pickled PyTorch file; save its state dict as .safetensors (safetensors.torch.save_file)")
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write a checkpoint: all of it, or nothing."""
+    write_atomically(path, pack(tensors, header.to_dict()))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], Header | None]:
+    """Read tensors and header; the header is None for a file of plain tensors."""
+    tensors, header = unpack(path)
+    return tensors, Header.from_dict(header, str(path)) if header is not None else None
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """What `transplant` did, by parameter name: taken over, left out of the file, and left as the net had it."""
+
+    copied: tuple[str, ...]
+    unused: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def transplant(net: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> Transplant:
+    """Copy weights into an FCN by name: from a coarser FCN (32s -> 16s -> 8s), or from the classifier it stands on (section 4.1).
+
+    A fully connected weight goes into its convolution by a flat copy. Score layers for another number of classes stay at zero.
+    Every layer below the scores must be in the file; raises `UsageError` naming what is missing or does not fit.
+    """
+    from fullconv.weights.torchvision import paper_names
+
+    target = net.state_dict()
+    if not any(name.startswith("backbone.") for name in tensors):
+        tensors = {f"backbone.{name}": tensor for name, tensor in paper_names(tensors, target).items()}
+    copied, fresh = [], []
+    for name, mine in target.items():
+        head = not name.startswith("backbone.")
+        theirs = tensors.get(name)
+        if theirs is None and name.endswith("num_batches_tracked"):
+            continue
+        if theirs is None or (theirs.shape != mine.shape and head):
+            if not head:
+                raise UsageError(f"{where}: it has no '{name.removeprefix('backbone.')}'; these weights are of another backbone")
+            fresh.append(name)
+            continue
+        if theirs.numel() != mine.numel() or theirs.shape[0:1] != mine.shape[0:1]:
+            raise UsageError(
+                f"{where}: '{name.removeprefix('backbone.')}' is {tuple(theirs.shape)}, the net wants {tuple(mine.shape)}; "
+                "check --backbone, --width and --native-size"
+            )
+        if not bool(torch.isfinite(theirs).all()):
+            raise UsageError(f"{where}: '{name}' has values that are not finite; take another copy")
+        copied.append(name)
+    with torch.no_grad():
+        for name in copied:
+            target[name].copy_(tensors[name].reshape(target[name].shape))
+    return Transplant(tuple(copied), tuple(sorted(set(tensors) - set(copied))), tuple(fresh))
