@@ -61,7 +61,7 @@ def __dir__() -> list[str]:
     return [*_HOME, "__version__"]
 
 
-__all__ = [  # noqa: RUF022 - in the order of the way of an image
+__all__ = [
     "FCN", "AxisMap", "FullconvError", "InputConvention", "LabelSpace", "ModelConfig", "Predictor", "Sample", "Scores",
     "Segmentation", "TrainConfig", "Window", "build", "confusion_matrix", "convolutionalize", "evaluate", "fit", "load",
     "open_dataset", "scores", "walk",

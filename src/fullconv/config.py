@@ -1,7 +1,8 @@
 """Settings as frozen dataclasses: the command line, the YAML recipes and the checkpoint header are three faces of them.
 
-A field carries its own help text and its choices; `from_mapping` reads a plain mapping (YAML, JSON, parsed flags) strictly, so an
-unknown key or a value of the wrong kind is one line with the nearest valid spelling, wherever it came from.
+A field carries its own help text and its choices; `from_mapping` reads a plain mapping (YAML, JSON, parsed flags)
+strictly, so an unknown key or a value of the wrong kind is one line with the nearest valid spelling, wherever it
+came from.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def coerce(cls: type, spec: Field[Any], value: Any, where: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         made = None
     if made is None or (isinstance(made, float) and not math.isfinite(made)):
-        wanted = {int: "a whole number", float: "a finite number", str: "a word", Path: "a path"}.get(kind, kind.__name__)
+        wanted = {int: "a whole number", float: "a finite number", str: "a word", Path: "a path"}.get(
+            kind, kind.__name__
+        )
         raise UsageError(f"{name} is '{value}'; give {wanted}")
     choices, least = spec.metadata.get("choices", ()), spec.metadata.get("least")
     if choices and made not in choices:
@@ -88,7 +91,9 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     for key in mapping:
         if key not in known:
             raise UsageError(f"{where}: there is no setting '{key}'; {suggestion(str(key), known)}")
-    missing = [n for n, s in known.items() if n not in mapping and s.default is MISSING and s.default_factory is MISSING]
+    missing = [
+        n for n, s in known.items() if n not in mapping and s.default is MISSING and s.default_factory is MISSING
+    ]
     if missing:
         raise UsageError(f"{where}: '{missing[0]}' is missing; add it")
     return cls(**{key: coerce(cls, known[key], value, where) for key, value in mapping.items()})
@@ -108,7 +113,9 @@ def to_mapping(settings: Any) -> dict[str, Any]:
 class ModelConfig:
     """Everything that decides the layers of a net, and nothing else."""
 
-    backbone: str = option("vgg16", "the classifier that is made fully convolutional: vgg16, mobilenet_v2, squeezenet1_0 ...")
+    backbone: str = option(
+        "mobilenet_v2", "the classifier that is made fully convolutional: vgg16, mobilenet_v2, squeezenet1_0 ..."
+    )
     stride: int = option(8, "stride of the finest scores: 32, 16 or 8 for FCN-32s, -16s, -8s", least=1)
     num_classes: int = option(21, "number of classes K, background counted", least=1)
     padding: str = option(
@@ -122,12 +129,15 @@ class ModelConfig:
         "transposed convolutions: all bilinear for good, the inner ones learned (the CVPR nets), or all learned",
         ("fixed", "learn-intermediate", "learn-all"),
     )
-    native_size: int | None = option(None, "side of the crop the classifier was made for; its own (224, 227, 28) if not given", least=1)
+    native_size: int | None = option(
+        None, "side of the crop the classifier was made for; its own (224, 227, 28) if not given", least=1
+    )
 
 
 @dataclass(frozen=True)
 class InputConvention:
-    """How pixels become the input of a net: ``(pixels[order] - mean) / std``, pixels 0 to 255. Data of the weights, not of the code.
+    """How pixels become the input of a net: ``(pixels[order] - mean) / std``, pixels 0 to 255. Data of the weights,
+    not of the code.
 
     `mean` and `std` are in the order of the channels as the net takes them.
 
@@ -135,7 +145,7 @@ class InputConvention:
     ('bgr', (104.0, 117.0, 123.0))
     """
 
-    order: str = option("rgb", "channel order the net takes", ("rgb", "bgr"))
+    order: str = "rgb"
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
 
@@ -150,11 +160,19 @@ class InputConvention:
             means = tuple(float(m) for m in mean.split(","))
             stds = tuple(float(s) for s in (std or "1").split(","))
             stds = stds * 3 if len(stds) == 1 else stds
-            if order not in ("rgb", "bgr") or len(means) != 3 or len(stds) != 3 or not all(map(math.isfinite, means)) or min(stds) <= 0:
+            if (
+                order not in ("rgb", "bgr")
+                or len(means) != 3
+                or len(stds) != 3
+                or not all(map(math.isfinite, means))
+                or min(stds) <= 0
+            ):
                 raise ValueError
         except ValueError:
             known = ", ".join(CONVENTIONS)
-            raise UsageError(f"input '{name}': give one of {known}, or ORDER:MEANS/STD such as bgr:104,117,123/1") from None
+            raise UsageError(
+                f"input '{name}': give one of {known}, or ORDER:MEANS/STD such as bgr:104,117,123/1"
+            ) from None
         return cls(order, means, stds)
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,22 +202,36 @@ class TrainConfig:
     steps: int | None = option(None, "number of update steps; from --epochs if not given", least=1)
     epochs: float | None = option(None, "passes over the training split (default: 30 unless --steps is given)", least=0)
     batch_size: int = option(4, "images a step", least=1)
-    loss: str = option("mean", "per-pixel cross entropy: its sum (the released nets) or its mean over the valid pixels", ("mean", "sum"))
+    loss: str = option(
+        "mean",
+        "per-pixel cross entropy: its sum (the released nets) or its mean over the valid pixels",
+        ("mean", "sum"),
+    )
     lr: float = option(0.004, "learning rate of the weights; biases take twice as much", least=0)
     momentum: float = option(0.9, "SGD momentum", least=0)
     weight_decay: float = option(5e-4, "weight decay of the weights; biases have none", least=0)
-    schedule: str = option("poly", "learning rate over the run: constant, or falling to 0 by the power 0.9", ("constant", "poly"))
+    schedule: str = option(
+        "poly", "learning rate over the run: constant, or falling to 0 by the power 0.9", ("constant", "poly")
+    )
     warmup: int = option(0, "steps over which the rate rises linearly to its value", least=0)
-    replacement: bool = option(False, "draw images with replacement, as the released nets did, instead of epoch by epoch")
+    replacement: bool = option(
+        False, "draw images with replacement, as the released nets did, instead of epoch by epoch"
+    )
     crop: Size | None = option(None, "size of a random crop, HEIGHTxWIDTH; the whole image if not given")
     scale: float | None = option(None, "random scale: a factor from 1/SCALE to SCALE before the crop", least=1)
     flip: bool = option(False, "mirror left to right at random")
     jitter: int = option(0, "random shift by up to so many pixels each way (the paper tried 32)", least=0)
-    freeze_bn: bool | None = option(None, "keep batch-norm statistics as loaded (default: yes exactly when --weights is given)")
-    precision: str = option("auto", "arithmetic of the forward pass; auto is bf16 where the machine has it", ("auto", "fp32", "bf16"))
+    freeze_bn: bool | None = option(
+        None, "keep batch-norm statistics as loaded (default: yes exactly when --weights is given)"
+    )
+    precision: str = option(
+        "auto", "arithmetic of the forward pass; auto is bf16 where the machine has it", ("auto", "fp32", "bf16")
+    )
     seed: int = option(0, "with the step and the sample it decides every random choice", least=0)
     workers: int = option(1, "processes that load images; the result does not depend on it", least=0)
-    eval_every: int | None = option(None, "steps between evaluations on the validation split (default: ten times a run)", least=1)
+    eval_every: int | None = option(
+        None, "steps between evaluations on the validation split (default: ten times a run)", least=1
+    )
     save_every: int = option(50, "steps between saves of the training state", least=1)
 
     def total_steps(self, images: int) -> int:

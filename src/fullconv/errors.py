@@ -1,7 +1,7 @@
 """The two ways to fail: what the caller gave cannot be used (exit 2), or the run could not go on (exit 1).
 
-The message is one line, ``THING: WHAT IS WRONG; WHAT TO DO``; the command line prints it after ``fullconv: error:`` without a
-traceback. Anything else that escapes is a defect of fullconv.
+The message is one line, ``THING: WHAT IS WRONG; WHAT TO DO``; the command line prints it after ``fullconv: error:``
+without a traceback. Anything else that escapes is a defect of fullconv.
 """
 
 from __future__ import annotations
@@ -35,3 +35,13 @@ def suggestion(wrong: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     near = difflib.get_close_matches(wrong, valid, n=1)
     return (f"did you mean '{near[0]}'? " if near else "") + "One of: " + ", ".join(valid)
+
+
+def shown(name: object) -> str:
+    r"""A name from outside as it can be printed in a line: control characters, line ends, bytes that are no UTF-8 as
+    escapes.
+
+    >>> print(shown("two\nlines \udce9.png"))
+    two\nlines \udce9.png
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(name))

@@ -13,10 +13,13 @@ from fullconv.metrics import Counts, Scores, confusion_matrix, scores
 
 
 def confusions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[str, Counts]]:
-    """The name and the confusion matrix of each sample, one image at a time, at its own size; their sum is that of the split."""
+    """The name and the confusion matrix of each sample, one image at a time, at its own size; their sum is that of
+    the split.
+    """
     if len(dataset.labels) != len(predictor.labels):
         raise UsageError(
-            f"evaluate: the model has {len(predictor.labels)} classes and the data {len(dataset.labels)}; they must be of one label space"
+            f"evaluate: the model has {len(predictor.labels)} classes and the data {len(dataset.labels)}; "
+            "they must be of one label space"
         )
     for index in range(len(dataset)):
         sample = dataset[index]

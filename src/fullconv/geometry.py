@@ -1,16 +1,16 @@
 """Where an output cell looks: the geometry of convolutional nets, in exact fractions.
 
-Every layer of a fully convolutional net is an affine map on each axis (section 3 of the paper: y_ij = f({x_{si+di, sj+dj}})).
-Maps compose, a transposed convolution is the inverse of its convolution, parallel branches must agree, and a crop is a
-difference of starts. So the offsets that the released nets carry as numbers (19; 5, 27; 5, 9, 31) are computed here from the
-layers, and the same code aligns the skips of any other backbone.
+Every layer of a fully convolutional net is an affine map on each axis (section 3 of the paper: y_ij = f({x_{si+di,
+sj+dj}})). Maps compose, a transposed convolution is the inverse of its convolution, parallel branches must agree,
+and a crop is a difference of starts. So the offsets that the released nets carry as numbers (19; 5, 27; 5, 9, 31)
+are computed here from the layers, and the same code aligns the skips of any other backbone.
 
 Pixel centres lie on the whole numbers, the first pixel at 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -25,8 +25,9 @@ class GeometryError(UsageError):
 class AxisMap:
     """Where the cells of a feature look, on one axis of the image.
 
-    Cell ``i`` is centred on the pixel ``start + stride * i``, and sees ``field`` pixels around it (its receptive field).
-    Between cells of a transposed convolution the field varies with the phase by less than one input cell; `field` is its bound.
+    Cell ``i`` is centred on the pixel ``start + stride * i``, and sees ``field`` pixels around it (its receptive
+    field). Between cells of a transposed convolution the field varies with the phase by less than one input cell;
+    `field` is its bound.
 
     >>> image = AxisMap()
     >>> conv = Window(kernel=3, padding=1)
@@ -66,10 +67,14 @@ class AxisMap:
         Negative when this feature starts later. Raises `GeometryError` for different strides, or a part of a cell.
         """
         if self.stride != other.stride:
-            raise GeometryError(f"crop: the strides {self.stride} and {other.stride} differ; upsample the coarser feature first")
+            raise GeometryError(
+                f"crop: the strides {self.stride} and {other.stride} differ; upsample the coarser feature first"
+            )
         offset = (other.start - self.start) / self.stride
         if offset.denominator != 1:
-            raise GeometryError(f"crop: the features are {offset} cells apart, not a whole number; change a padding or the kernel")
+            raise GeometryError(
+                f"crop: the features are {offset} cells apart, not a whole number; change a padding or the kernel"
+            )
         return int(offset)
 
     def __repr__(self) -> str:
@@ -80,8 +85,8 @@ class AxisMap:
 class Window:
     """One axis of a layer that slides a window: a convolution, a pooling, or a transposed convolution.
 
-    `padding` counts the cells added at both ends (taken off, for a transposed convolution); `ceil` is the rounding of Caffe's
-    pooling, which keeps a last window that is not full.
+    `padding` counts the cells added at both ends (taken off, for a transposed convolution); `ceil` is the rounding
+    of Caffe's pooling, which keeps a last window that is not full.
     """
 
     kernel: int
@@ -99,7 +104,7 @@ class Window:
 
     @property
     def map(self) -> AxisMap:
-        """This layer alone as an affine map."""
+        """The layer alone, as an affine map."""
         middle = Fraction(self.span - 1, 2) - self.padding
         if self.transposed:
             return AxisMap(Fraction(1, self.stride), -middle / self.stride, Fraction(self.span - 1, self.stride) + 1)
@@ -118,21 +123,19 @@ class Window:
         # A last window must begin inside the input or its first padding (as in Caffe and PyTorch).
         return out - 1 if self.ceil and (out - 1) * self.stride >= cells + self.padding else out
 
-    def needs(self, first: int, last: int) -> tuple[int, int] | None:
-        """The first and last input cell that the output cells `first` to `last` see, before clipping to the input.
+    def sources(self, outputs: Iterable[int], size: int) -> set[int]:
+        """The input cells, of `size` there are, that the given output cells are computed from: the layer's support,
+        exactly.
 
-        Exact also where a transposed convolution rounds; None when no input cell reaches those outputs.
+        >>> sorted(Window(kernel=3, padding=1).sources([0, 5], size=9))
+        [0, 1, 4, 5, 6]
         """
-        if not self.transposed:
-            return first * self.stride - self.padding, last * self.stride - self.padding + self.span - 1
-        reached = [
-            (cell + self.padding - tap * self.dilation) // self.stride
-            # The taps repeat from one stride to the next: only the outermost phases can hold the extremes.
-            for cell in {*range(first, min(last, first + self.stride) + 1), *range(max(first, last - self.stride), last + 1)}
-            for tap in range(self.kernel)
-            if (cell + self.padding - tap * self.dilation) % self.stride == 0
-        ]
-        return (min(reached), max(reached)) if reached else None
+        taps = [tap * self.dilation for tap in range(self.kernel)]
+        if self.transposed:
+            reached = {divmod(cell + self.padding - tap, self.stride) for cell in outputs for tap in taps}
+            return {cell for cell, rest in reached if rest == 0 and 0 <= cell < size}
+        first = [cell * self.stride - self.padding for cell in outputs]
+        return {cell + tap for cell in first for tap in taps if 0 <= cell + tap < size}
 
 
 IMAGE = AxisMap()
@@ -142,8 +145,8 @@ IMAGE = AxisMap()
 def overlap(a: AxisMap, a_size: int, b: AxisMap, b_size: int) -> tuple[int, int, int]:
     """How two features on grids of one stride are cropped to the cells that they share.
 
-    Gives (cells to cut from the front of a, of b, cells that remain). In the paper's nets the skip is always cropped to the
-    upsampled scores; with less padding it can be the other way round, and the difference of starts says which.
+    Gives (cells to cut from the front of a, of b, cells that remain). In the paper's nets the skip is always cropped
+    to the upsampled scores; with less padding it can be the other way round, and the difference of starts says which.
 
     >>> overlap(AxisMap(), 10, AxisMap(start=Fraction(2)), 5)
     (2, 0, 5)
@@ -156,8 +159,8 @@ def overlap(a: AxisMap, a_size: int, b: AxisMap, b_size: int) -> tuple[int, int,
 def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
     """The transposed convolution that upsamples `coarse` by `factor` onto the grid of `target`.
 
-    The bilinear kernel has 2f taps, or 2f - 1 where only that makes the offset a whole number (VGG: 2f; AlexNet: 63 for 32;
-    section 3.3 and the released nets). Raises `GeometryError` when neither does.
+    The bilinear kernel has 2f taps, or 2f - 1 where only that makes the offset a whole number (VGG: 2f; AlexNet: 63
+    for 32; section 3.3 and the released nets). Raises `GeometryError` when neither does.
 
     >>> bilinear_window(2, AxisMap(Fraction(2), Fraction(1, 2)), AxisMap()).kernel
     4
@@ -170,7 +173,8 @@ def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
             continue
         return window
     raise GeometryError(
-        f"upsampling by {factor}: neither {2 * factor} nor {2 * factor - 1} taps bring {coarse} onto {target}; change a padding"
+        f"upsampling by {factor}: neither {2 * factor} nor {2 * factor - 1} taps bring "
+        f"{coarse} onto {target}; change a padding"
     )
 
 

@@ -1,7 +1,7 @@
 """The four numbers of the paper, from one confusion matrix (section 5).
 
-Counts are integers until the last line, so the matrix of a split is the exact sum of those of its images, in any order, over any
-number of processes.
+Counts are integers until the last line, so the matrix of a split is the exact sum of those of its images, in any
+order, over any number of processes.
 """
 
 from __future__ import annotations
@@ -18,35 +18,48 @@ from fullconv.errors import UsageError
 Counts = NDArray[np.int64]
 
 
-def confusion_matrix(prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int, ignore_index: int = 255) -> Counts:
-    """n_ij, the number of pixels of class i that were predicted as class j: (num_classes, num_classes) int64, rows are truth.
+def confusion_matrix(
+    prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int, ignore_index: int = 255
+) -> Counts:
+    """n_ij, the number of pixels of class i that were predicted as class j: (num_classes, num_classes) int64, rows
+    are truth.
 
-    prediction, label: arrays of one shape. Pixels whose label is `ignore_index` are left out, whatever was predicted there; any
-    other value outside the classes is an error, in either array.
+    prediction, label: arrays of one shape. Pixels whose label is `ignore_index` are left out, whatever was predicted
+    there; any other value outside the classes is an error, in either array.
 
     >>> confusion_matrix(np.array([0, 1, 1, 0]), np.array([0, 1, 0, 255]), 2)
     array([[1, 1],
            [0, 1]])
     """
     if prediction.shape != label.shape:
-        raise UsageError(f"metrics: the prediction is {prediction.shape} and the label {label.shape}; they must have one shape")
+        raise UsageError(
+            f"metrics: the prediction is {prediction.shape} and the label {label.shape}; they must have one shape"
+        )
     valid = label != ignore_index
     truth, guess = label[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, values in (("label", truth), ("prediction", guess)):
         if values.size and not (values.min() >= 0 and values.max() < num_classes):
             wrong = values[(values < 0) | (values >= num_classes)][0]
-            raise UsageError(f"metrics: the {name} holds {wrong}, outside the {num_classes} classes; check the label space")
-    return np.bincount(truth * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+            raise UsageError(
+                f"metrics: the {name} holds {wrong}, outside the {num_classes} classes; check the label space"
+            )
+    return (
+        np.bincount(truth * num_classes + guess, minlength=num_classes**2)
+        .reshape(num_classes, num_classes)
+        .astype(np.int64)
+    )
 
 
 @dataclass(frozen=True)
 class Scores:
     """The four numbers, as fractions of 1, and what they were averaged over.
 
-    pixel_accuracy: sum n_ii / sum t_i. mean_accuracy: mean of n_ii / t_i. mean_iu: mean of n_ii / (t_i + sum_j n_ji - n_ii).
+    pixel_accuracy: sum n_ii / sum t_i. mean_accuracy: mean of n_ii / t_i. mean_iu: mean of n_ii / (t_i + sum_j n_ji
+    - n_ii).
     frequency_weighted_iu: the same weighted by t_i. t_i is the number of pixels of class i.
-    iu, accuracy: per class; None for a class that neither labels nor predictions hold (for accuracy: that no label holds).
-    None stands for a number that has nothing to be computed from. averaged: how many classes the mean IU is over.
+    iu, accuracy: per class; None for a class that neither labels nor predictions hold (for accuracy: that no label
+    holds). None stands for a number that has nothing to be computed from. averaged: how many classes the mean IU is
+    over.
     """
 
     pixel_accuracy: float | None
@@ -60,7 +73,9 @@ class Scores:
 
     def to_dict(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Plain values for JSON; per class under its name where names are given."""
-        rows = [{"iu": i, "accuracy": a, "pixels": p} for i, a, p in zip(self.iu, self.accuracy, self.pixels, strict=True)]
+        rows = [
+            {"iu": i, "accuracy": a, "pixels": p} for i, a, p in zip(self.iu, self.accuracy, self.pixels, strict=True)
+        ]
         return {
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
@@ -81,8 +96,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def scores(confusion: Counts) -> Scores:
-    """The four numbers of a confusion matrix. A class absent from truth and prediction is left out of the means, as in the
-    authors' ``score.py``; one that is absent from the truth but predicted counts with IU 0.
+    """The four numbers of a confusion matrix. A class absent from truth and prediction is left out of the means, as
+    in the authors' ``score.py``; one that is absent from the truth but predicted counts with IU 0.
 
     >>> s = scores(np.array([[3, 1], [1, 3]]))
     >>> s.pixel_accuracy, s.mean_iu, s.averaged

@@ -127,7 +127,9 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = encoded(SMOOTH, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
-    plain = Image.fromarray(decode_image(BytesIO(encoded(SMOOTH, kind, **({"lossless": True} if kind == "WEBP" else {}))), ""))
+    plain = Image.fromarray(
+        decode_image(BytesIO(encoded(SMOOTH, kind, **({"lossless": True} if kind == "WEBP" else {}))), "")
+    )
     plain.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(plain))
     np.testing.assert_array_equal(decode_image(BytesIO(stored), kind), expected)
@@ -178,7 +180,10 @@ REFUSED: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "float tiff": (encoded(np.ones((4, 4), np.float32), "TIFF"), ("floating-point",)),
     "int32 tiff": (encoded(np.full((4, 4), 70000, np.int32), "TIFF"), ("32-bit",)),
     "lab tiff": (encoded(Image.new("LAB", (4, 4)), "TIFF"), ("LAB",)),
-    "animated gif": (encoded(FRAMES[0].quantize(8), "GIF", save_all=True, append_images=[FRAMES[1].quantize(8)]), ("2 frames",)),
+    "animated gif": (
+        encoded(FRAMES[0].quantize(8), "GIF", save_all=True, append_images=[FRAMES[1].quantize(8)]),
+        ("2 frames",),
+    ),
     "animated webp": (encoded(FRAMES[0], "WEBP", **ANIMATED), ("animation",)),
     "animated png": (encoded(FRAMES[0], "PNG", **ANIMATED), ("animation",)),
     "pages": (encoded(FRAMES[0], "TIFF", **ANIMATED), ("2 pages",)),
@@ -193,7 +198,12 @@ def test_what_cannot_be_used_is_refused_in_one_line(name: str, tmp_path: Path) -
 
 def test_missing_folder_pipe_and_null_byte(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    for path, words in [("none.png", "no such file"), (".", "a folder"), ("pipe.png", "not a regular"), ("a\0b", "a\\x00b")]:
+    for path, words in [
+        ("none.png", "no such file"),
+        (".", "a folder"),
+        ("pipe.png", "not a regular"),
+        ("a\0b", "a\\x00b"),
+    ]:
         with pytest.raises(UsageError, match=words.replace("\\", "\\\\")):
             read_image(tmp_path / path)
 
@@ -204,7 +214,7 @@ def test_missing_folder_pipe_and_null_byte(tmp_path: Path) -> None:
 def test_odd_names_are_read_written_and_shown_in_one_line(name: bytes, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(name)
     write_label(path, np.eye(3, dtype=np.uint8), VOC)
-    assert os.listdir(os.fsencode(tmp_path)) == [name]
+    assert [os.fsencode(p.name) for p in tmp_path.iterdir()] == [name]
     assert (read_label_values(path) == np.eye(3)).all()
     path.write_bytes(b"")
     with pytest.raises(UsageError, match="empty file") as caught:
@@ -271,6 +281,16 @@ def test_a_file_cut_anywhere_is_refused_or_whole(name: str) -> None:
 
 def test_a_png_without_its_end_mark_is_whole() -> None:
     np.testing.assert_array_equal(decode_image(BytesIO(PNG[:-12]), "no IEND"), NOISE)
+
+
+def test_a_tiff_whose_strips_do_not_fill_it_is_refused(tmp_path: Path) -> None:
+    content = encoded(GRAY, "TIFF")
+    height, taller = (struct.pack("<HHII", 257, 4, 1, n) for n in (40, 400))
+    rows, fewer = (struct.pack("<HHII", 278, 4, 1, n) for n in (40, 40))
+    short = (struct.pack("<HHIHH", 257, 3, 1, n, 0) for n in (40, 400))
+    changed = content.replace(height, taller).replace(rows, fewer).replace(*short)
+    assert changed != content
+    refused(tmp_path, changed, "strips are missing")
 
 
 @settings(max_examples=300, deadline=None)
@@ -354,7 +374,13 @@ def test_few_bits_are_not_stretched(bits: int, colour: int, tmp_path: Path) -> N
     content = png(2**bits, 1, bits, colour, b"\0" + packed)
     if colour == 3:
         palette = b"PLTE" + bytes(range(3 * 2**bits))
-        content = content[:33] + struct.pack(">I", len(palette) - 4) + palette + struct.pack(">I", zlib.crc32(palette)) + content[33:]
+        content = (
+            content[:33]
+            + struct.pack(">I", len(palette) - 4)
+            + palette
+            + struct.pack(">I", zlib.crc32(palette))
+            + content[33:]
+        )
     np.testing.assert_array_equal(label(tmp_path, content)[0], values)
 
 

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 
+SPLITS = ("train", "val", "test", "trainval")
+
 
 @dataclass(frozen=True)
 class Sample:
     """One image with its label.
 
-    image: (H, W, 3) uint8, RGB, as the file shows it (EXIF orientation applied); no mean subtracted, no channel swapped.
+    image: (H, W, 3) uint8, RGB, as the file shows it (EXIF orientation applied); no mean subtracted, no channel
+    swapped.
     label: (H, W) integers, class indices, `LabelSpace.ignore_index` where void.
     name: what identifies it in messages and file names, without folder or suffix.
     """
@@ -37,7 +40,9 @@ class Sample:
 class Dataset(Protocol):
     """What training, evaluation and check need of a data set."""
 
-    labels: LabelSpace
+    @property
+    def labels(self) -> LabelSpace:
+        """The classes, and what is void."""
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -47,7 +52,8 @@ class Dataset(Protocol):
 
 
 def open_dataset(name_or_path: str | Path, split: str) -> Dataset:
-    """Open one split of a data set: ``digits``, or a folder of images and masks in one of the layouts of `fullconv.data.folder`.
+    """Open one split of a data set: ``digits``, or a folder of images and masks in one of the layouts of
+    `fullconv.data.folder`.
 
     Raises `UsageError` when the folder, its images or its masks are not there.
 
@@ -55,8 +61,8 @@ def open_dataset(name_or_path: str | Path, split: str) -> Dataset:
     >>> scenes[0].image.shape[2], len(scenes.labels)
     (3, 11)
     """
-    if split not in ("train", "val", "test"):
-        raise UsageError(f"split '{split}': there is no such split; One of: train, val, test")
+    if split not in SPLITS:
+        raise UsageError(f"split '{split}': there is no such split; One of: {', '.join(SPLITS)}")
     if str(name_or_path) == "digits":
         from fullconv.data.digits import Digits
 

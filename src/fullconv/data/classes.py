@@ -16,14 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fullconv.data.images import shown
-from fullconv.errors import UsageError, suggestion
+from fullconv.errors import UsageError, shown, suggestion
 from fullconv.labels import VOC, Colour, voc_colour
+from fullconv.plainyaml import load_plain
 
 FILE_NAME = "classes.yaml"
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18
 MAX_CLASSES = 65535
 KEYS = ("names", "classes", "palette", "void", "map")
 
@@ -73,7 +71,7 @@ def parse_rules(content: bytes, name: str = FILE_NAME) -> Rules:
     >>> rules.names, rules.palette
     (('ground', 'cell'), ((0, 0, 0), (255, 0, 0)))
     """
-    data = _load(content, name)
+    data = load_plain(content, name, KEYS)
     if "names" in data and "classes" in data:
         raise UsageError(f"{name}: both 'names' and 'classes' are given; keep one of them")
     names, palette = _classes(data, name)
@@ -95,52 +93,6 @@ def parse_rules(content: bytes, name: str = FILE_NAME) -> Rules:
     if voc:
         colours |= {VOC.void_colour}
     return Rules(names, palette, voc, values, colours, mapping)
-
-
-def _load(content: bytes, name: str) -> dict[str, Any]:
-    """Plain YAML: no tags, no aliases (a few of them unfold to gigabytes), no key given twice, no unknown key."""
-    try:
-        text = content.decode("utf-8-sig")
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken | yaml.TagToken):
-                raise UsageError(f"{name}: line {token.start_mark.line + 1}: an alias or a tag; write plain values")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_repeated(root, name)
-        data = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: no UTF-8 text; save it as UTF-8") from error
-    except RecursionError as error:
-        raise UsageError(f"{name}: nested too deeply; write a plain list of classes") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        reason = shown(getattr(error, "problem", None) or "a value that cannot be read")
-        raise UsageError(f"{name}: {line}no valid YAML ({reason}); correct it") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UsageError(f"{name}: a {type(data).__name__} in place of keys; begin with `names: [...]`")
-    for node, _ in root.value:
-        if node.value not in KEYS:
-            line = f"line {node.start_mark.line + 1}"
-            raise UsageError(f"{name}: {line}: unknown key '{shown(node.value)[:60]}'; {suggestion(node.value, KEYS)}")
-    return data
-
-
-def _refuse_repeated(node: yaml.Node | None, name: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise UsageError(f"{name}: line {key.start_mark.line + 1}: a list as a key; keys are words or numbers")
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise UsageError(f"{name}: line {line}: the key '{shown(key.value)[:60]}' stands twice; keep one")
-            seen.add(key.value)
-            _refuse_repeated(value, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated(item, name)
 
 
 def _classes(data: Mapping[str, Any], name: str) -> tuple[tuple[str, ...] | None, tuple[Colour, ...] | None]:

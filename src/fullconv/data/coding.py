@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.classes import FILE_NAME, Rules
-from fullconv.data.images import shown
 from fullconv.data.masks import MaskFacts, first_place, packed, unpacked
-from fullconv.errors import UsageError
+from fullconv.errors import UsageError, shown
 from fullconv.labels import VOC, Colour, LabelSpace, voc_colour
 
 VOID = 255
@@ -70,12 +69,16 @@ class Coding:
         """
         by_colour = stored.ndim == 3
         keys: NDArray[np.integer] = packed(stored) if by_colour else stored
-        if by_colour and self.colours is None and not (keys % 0x010101).any():
-            by_colour, keys = False, stored[:, :, 0]
-        if by_colour:
-            known = np.array(sorted(self.colours or {0: 0}), np.int32)
+        if by_colour and self.colours is None:
+            if (keys % 0x010101).any():
+                raise UsageError(
+                    f"{shown(path)}: a colour picture, and no colours are known; give colours in {FILE_NAME}"
+                )
+            by_colour, keys = False, stored[:, :, 0]  # gray, saved as RGB
+        if by_colour and self.colours is not None:
+            known = np.array(sorted(self.colours), np.int32)
+            indices = np.array([self.colours[int(key)] for key in known], np.int32)
             places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-            indices = np.array([(self.colours or {0: _STRAY})[int(c)] for c in known], np.int32)
             label = np.where(known[places] == keys, indices[places], _STRAY)
         else:
             narrow = keys.dtype in (np.uint8, np.uint16)
@@ -87,8 +90,13 @@ class Coding:
 
     @cached_property
     def _table(self) -> NDArray[np.int32]:
-        indices = (self.index(value, colour=False) for value in range(_TABLE))
-        return np.array([*(_STRAY if i is None else i for i in indices), _STRAY], np.int32)
+        table = np.full(_TABLE + 1, _STRAY, np.int32)
+        table[: len(self.labels)] = np.arange(len(self.labels))
+        table[self.labels.ignore_index] = self.labels.ignore_index
+        for value in self.values:
+            index = self.index(value, colour=False)
+            table[value] = _STRAY if index is None else index
+        return table
 
     def stray_line(self, path: Path, keys: NDArray[np.integer], key: int, by_colour: bool) -> str:
         """The error on one value or packed colour in a mask that is no class."""
@@ -98,7 +106,7 @@ class Coding:
             scope = f"the classes are 0 to {len(self.labels) - 1}, void {self.labels.ignore_index}"
             return f"{shown(path)}: the value {key} {where}, is no class ({scope}); correct the mask or {FILE_NAME}"
         if self.colours is None:
-            return f"{shown(path)}: a colour picture, and no colours are known; give the classes colours in {FILE_NAME}"
+            return f"{shown(path)}: a colour picture, and no colours are known; give colours in {FILE_NAME}"
         return (
             f"{shown(path)}: the colour {unpacked(key)} {where}, is no class; correct the mask or add it to {FILE_NAME}"
         )
@@ -112,11 +120,14 @@ def find_coding(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> Coding:
     the masks are colour pictures without known colours, look like 0/255 binary masks, or hold a single class.
     """
     palette = rules.palette if rules.palette is not None or not rules.voc else _voc_palette(rules, masks)
-    pictures = [facts for facts in masks if facts.colour and not (palette is None and facts.gray)]
+    as_colours = [facts.colour and not (palette is None and facts.gray) for facts in masks]
+    pictures = [facts for facts, colour in zip(masks, as_colours, strict=True) if colour]
     if pictures and palette is None:
         raise UsageError(_colour_advice(root, pictures, len(masks)))
-    plain = [facts for facts in masks if facts not in pictures] if pictures else list(masks)
-    values = set().union(*(facts.values() for facts in plain)) if plain else set()
+    values: set[int] = set()
+    for facts, colour in zip(masks, as_colours, strict=True):
+        if not colour:
+            values.update(facts.values())
     if values <= {0, VOID} and VOID in values and 0 in values and VOID not in rules.mapping:
         raise UsageError(
             f"{shown(root)}: the masks hold only 0 and 255, which looks like a 0/255 binary mask, and 255 means void; "
@@ -124,13 +135,13 @@ def find_coding(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> Coding:
         )
     count = len(rules.names or palette or ()) or _count_classes(root, rules, values)
     void = VOID if count <= VOID else 65535
-    known = {VOID: void} if count <= VOID or not rules.names else {}
+    known = {VOID: VOID} if count <= VOID else {}
     known |= dict.fromkeys(rules.void_values, void) | dict(rules.mapping)
     wrong = [(value, index) for value, index in rules.mapping.items() if index >= count and index != void]
     if wrong:
         raise UsageError(
-            f"{shown(root / FILE_NAME)}: map sends {wrong[0][0]} to {wrong[0][1]}, and the classes are 0 to {count - 1}; "
-            "correct it or name more classes"
+            f"{shown(root / FILE_NAME)}: map sends {wrong[0][0]} to {wrong[0][1]}, and the classes are "
+            f"0 to {count - 1}; correct it or name more classes"
         )
     colours = palette or _shared_palette(masks, count) or tuple(voc_colour(i) for i in range(count))
     names = rules.names or tuple(f"class{i}" for i in range(count))

@@ -1,14 +1,15 @@
 """The batches of a run: which samples make up step t, and what is drawn for them, computed from t and nothing else.
 
-There is no sampler state to save: a run that begins at step t sees what an uninterrupted run sees from step t on, with any number
-of worker processes.
+There is no sampler state to save: a run that begins at step t sees what an uninterrupted run sees from step t on,
+with any number of worker processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless sequence of batches of a data set: ``stream[t]`` is the batch of step t, whoever asks and whenever."""
+    """The endless sequence of batches of a data set: ``stream[t]`` is the batch of step t, whoever asks and
+    whenever.
+    """
 
     dataset: Dataset
     transform: Transform
@@ -81,7 +84,11 @@ def batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Bat
     from torch.utils.data import DataLoader
 
     one: Callable[[list[Batch]], Batch] = _only
-    loader = DataLoader(_Steps(stream, start, stop), batch_size=1, collate_fn=one, num_workers=workers, prefetch_factor=4 if workers else None)
+    steps: Any = _Steps(stream, start, stop)  # what DataLoader wants of a data set is len and getitem
+    ahead = 4 if workers else None
+    loader: Iterable[Batch] = DataLoader(
+        steps, batch_size=1, collate_fn=one, num_workers=workers, prefetch_factor=ahead
+    )
     yield from loader
 
 

@@ -1,7 +1,7 @@
 """Random changes of a sample, the same for image and label. All off by default, as in the paper (section 4.3).
 
-A transform is any callable ``(Sample, Generator) -> Sample``. What it draws comes from the generator it is given, which is a
-function of (seed, step, sample); so a run can be stopped anywhere and go on with the very same pictures.
+A transform is any callable ``(Sample, Generator) -> Sample``. What it draws comes from the generator it is given,
+which is a function of (seed, step, sample); so a run can be stopped anywhere and go on with the very same pictures.
 """
 
 from __future__ import annotations
@@ -73,13 +73,17 @@ def random_flip() -> Transform:
     def transform(sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() < 0.5:
             return sample
-        return sample.with_arrays(np.ascontiguousarray(sample.image[:, ::-1]), np.ascontiguousarray(sample.label[:, ::-1]))
+        return sample.with_arrays(
+            np.ascontiguousarray(sample.image[:, ::-1]), np.ascontiguousarray(sample.label[:, ::-1])
+        )
 
     return transform
 
 
 def random_jitter(pixels: int, fill: Fill) -> Transform:
-    """Shift by up to so many pixels in each direction; what comes in is the mean colour, void (section 4.3: 32 pixels)."""
+    """Shift by up to so many pixels in each direction; what comes in is the mean colour, void (section 4.3: 32
+    pixels).
+    """
 
     def transform(sample: Sample, rng: np.random.Generator) -> Sample:
         down, right = (int(n) for n in rng.integers(-pixels, pixels + 1, 2))

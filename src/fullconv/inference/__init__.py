@@ -65,7 +65,9 @@ class Predictor:
     def logits(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, K, H, W) float32 scores of an image (H, W, 3) uint8 RGB."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise UsageError(f"image of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8 RGB, or a path")
+            raise UsageError(
+                f"image of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8 RGB, or a path"
+            )
         training = self.net.training
         self.net.eval()
         half = torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()

@@ -50,7 +50,9 @@ def build(config: ModelConfig) -> FCN:
 
 
 def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: ModelConfig, stages: str) -> FCN:
-    """The FCN on a convolutionalized classifier; `stages` is a pattern for the names of the modules whose outputs may be skips."""
+    """The FCN on a convolutionalized classifier; `stages` is a pattern for the names of the modules whose outputs
+    may be skips.
+    """
     trunk = decapitate(dense, conversion)
     apply_padding(trunk, conversion, config.padding)
     trace = walk(trunk)
@@ -62,11 +64,16 @@ def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: Model
 def apply_padding(trunk: fx.GraphModule, conversion: Conversion, policy: str) -> None:
     """Sets the padding of the policy.
 
-    ``paper``: 100 on the first convolution, none on fc6. ``tight``: every convolution as in the classifier, and fc6 padded like any
-    other convolution so that its output covers the image; what little is then missing at the border is the net's margin.
+    ``paper``: 100 on the first convolution, none on fc6. ``tight``: every convolution as in the classifier, and fc6
+    padded like any other convolution so that its output covers the image; what little is then missing at the border
+    is the net's margin.
     """
     if policy == "paper":
-        first = next(m for m in (trunk.get_submodule(str(n.target)) for n in trunk.graph.nodes if n.op == "call_module") if isinstance(m, nn.Conv2d))
+        first = next(
+            m
+            for m in (trunk.get_submodule(str(n.target)) for n in trunk.graph.nodes if n.op == "call_module")
+            if isinstance(m, nn.Conv2d)
+        )
         first.padding = (PAPER_PADDING, PAPER_PADDING)
         return
     for name in conversion.converted:
@@ -88,7 +95,9 @@ def stage_outputs(graph_module: fx.GraphModule, pattern: str) -> dict[str, str]:
 
 
 def choose_features(graph_module: fx.GraphModule, trace: Trace, stride: int, stages: str, name: str) -> list[str]:
-    """The features to score, coarsest first: the trunk's output, and the last stage of each finer stride down to `stride`."""
+    """The features to score, coarsest first: the trunk's output, and the last stage of each finer stride down to
+    `stride`.
+    """
     coarsest = trace.last
     by_stride = {int(coarsest.axis.stride): coarsest.name}
     for feature in stage_outputs(graph_module, stages).values():

@@ -1,13 +1,15 @@
 """Turns a classifier into a fully convolutional net (section 3.1 of the paper, figure 2).
 
-A fully connected layer is a convolution whose kernel covers its whole input; a global average pool is an average pool as large as
-the map it sees on the classifier's native crop. With these two exchanges the classifier takes an image of any size and gives a
-map of class scores: on the native crop the same numbers as before, on a larger image the classifier slid over it.
+A fully connected layer is a convolution whose kernel covers its whole input; a global average pool is an average
+pool as large as the map it sees on the classifier's native crop. With these two exchanges the classifier takes an
+image of any size and gives a map of class scores: on the native crop the same numbers as before, on a larger image
+the classifier slid over it.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +39,8 @@ class Change:
 class Conversion:
     """What `convolutionalize` did: the exchanges, and the geometry of the result.
 
-    `converted` names the convolutions that were fully connected layers over a map (fc6), `pools` the average pools that were global.
+    `converted` names the convolutions that were fully connected layers over a map (fc6), `pools` the average pools
+    that were global.
     """
 
     changes: tuple[Change, ...]
@@ -50,7 +53,9 @@ class Conversion:
         last = self.trace.last
         lines = [f"{c.layer}: {c.was} -> {c.became}" for c in self.changes]
         axis = last.rows
-        return "\n".join([*lines, f"stride {axis.stride}, receptive field {axis.field}, first cell centred on {axis.start}"])
+        return "\n".join(
+            [*lines, f"stride {axis.stride}, receptive field {axis.field}, first cell centred on {axis.start}"]
+        )
 
 
 def fully_connected_as_convolution(layer: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
@@ -60,10 +65,16 @@ def fully_connected_as_convolution(layer: nn.Linear, channels: int, height: int,
     """
     if layer.in_features != channels * height * width:
         raise ConversionError(
-            f"a Linear with {layer.in_features} inputs over a map of {channels} x {height} x {width}: the native size is not the one it was made for"
+            f"a Linear with {layer.in_features} inputs over a map of {channels} x {height} x {width}: "
+            "the native size is not the one it was made for"
         )
     conv = nn.Conv2d(
-        channels, layer.out_features, (height, width), bias=layer.bias is not None, dtype=layer.weight.dtype, device=layer.weight.device
+        channels,
+        layer.out_features,
+        (height, width),
+        bias=layer.bias is not None,
+        dtype=layer.weight.dtype,
+        device=layer.weight.device,
     )
     with torch.no_grad():
         conv.weight.copy_(layer.weight.view_as(conv.weight))
@@ -94,7 +105,7 @@ def _is_flatten(node: fx.Node, layer: nn.Module | None, shapes: dict[fx.Node, to
         return False
     source = node.all_input_nodes[0]
     before, after = shapes.get(source), shapes.get(node)
-    return before is not None and after is not None and len(before) == 4 and after == (before[0], before[1:].numel())
+    return before is not None and after is not None and len(before) == 4 and after == (before[0], math.prod(before[1:]))
 
 
 def _is_mean_over_map(node: fx.Node) -> bool:
@@ -105,13 +116,15 @@ def _is_mean_over_map(node: fx.Node) -> bool:
     return sorted(int(d) % 4 for d in flat if isinstance(d, int)) == [2, 3]
 
 
-def convolutionalize(classifier: nn.Module, native_size: int | tuple[int, int], channels: int = 3) -> tuple[fx.GraphModule, Conversion]:
+def convolutionalize(
+    classifier: nn.Module, native_size: int | tuple[int, int], channels: int = 3
+) -> tuple[fx.GraphModule, Conversion]:
     """The dense form of a classifier, and the report of what became what.
 
     classifier: takes (N, channels, H, W) of the native size, gives (N, classes). It is copied, not changed.
     native_size: the side of the crop that its fully connected layers were made for, or (height, width).
-    Returns a module from (N, channels, H, W) of any size that is large enough to a map (N, classes, h, w), in the classifier's
-    training or evaluation mode.
+    Returns a module from (N, channels, H, W) of any size that is large enough to a map (N, classes, h, w), in the
+    classifier's training or evaluation mode.
 
     Raises `ConversionError` naming the layer that has no exact dense form.
 
@@ -134,14 +147,17 @@ def convolutionalize(classifier: nn.Module, native_size: int | tuple[int, int], 
             shapes_run.run(torch.zeros(1, channels, height, width, dtype=reference.dtype, device=reference.device))
     except (RuntimeError, ValueError) as problem:
         raise ConversionError(
-            f"{type(classifier).__name__}: it does not take an image of {height}x{width} ({str(problem).strip().splitlines()[0]}); "
+            f"{type(classifier).__name__}: it does not take an image of {height}x{width} "
+            f"({str(problem).strip().splitlines()[0]}); "
             "give the native size of the classifier"
         ) from None
     shapes = shapes_run.shapes
     changes: list[Change] = []
     converted: list[str] = []
     pools: list[str] = []
-    spatial: dict[fx.Node, torch.Size] = {}  # values that were flat and stay maps now: their shape before the flattening
+    spatial: dict[
+        fx.Node, torch.Size
+    ] = {}  # values that were flat and stay maps now: their shape before the flattening
 
     graph = graph_module.graph
     for node in list(graph.nodes):
@@ -152,11 +168,19 @@ def convolutionalize(classifier: nn.Module, native_size: int | tuple[int, int], 
             continue
         if _is_flatten(node, layer, shapes):
             spatial[source] = shapes[source]
-            changes.append(Change(name, type(layer).__name__ if layer else str(getattr(node.target, "__name__", node.target)), "nothing"))
+            changes.append(
+                Change(
+                    name,
+                    type(layer).__name__ if layer else str(getattr(node.target, "__name__", node.target)),
+                    "nothing",
+                )
+            )
             _bypass(graph, node, source)
         elif isinstance(layer, nn.Linear):
             if source not in spatial:
-                raise ConversionError(f"layer '{name}' (Linear): it works on something other than a flattened map; no dense form is known")
+                raise ConversionError(
+                    f"layer '{name}' (Linear): it works on something other than a flattened map; no dense form is known"
+                )
             over = spatial[source]
             conv = fully_connected_as_convolution(layer, over[1], over[2], over[3])
             graph_module.set_submodule(name, conv)
@@ -165,7 +189,11 @@ def convolutionalize(classifier: nn.Module, native_size: int | tuple[int, int], 
                 converted.append(name)
             changes.append(Change(name, f"Linear {layer.in_features} -> {layer.out_features}",
                                   f"Conv2d {over[1]} -> {layer.out_features}, {over[2]}x{over[3]}"))  # fmt: skip
-        elif isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node):
+        elif (
+            isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+            or node.target is F.adaptive_avg_pool2d
+            or _is_mean_over_map(node)
+        ):
             pool = _dense_pool(name, layer, node, shapes, changes)
             if pool is None:
                 _bypass(graph, node, source)
@@ -182,9 +210,6 @@ def convolutionalize(classifier: nn.Module, native_size: int | tuple[int, int], 
                     spatial[new] = shapes[new]
         elif source in spatial and node.op != "placeholder":
             spatial[node] = spatial[source]
-    for node in list(graph.nodes):  # sizes that only a view needed
-        if node.op == "call_method" and node.target == "size" and not node.users:
-            graph.erase_node(node)
     _drop_dead(graph)
     graph.lint()
     graph_module.recompile()
@@ -204,14 +229,20 @@ def _bypass(graph: fx.Graph, node: fx.Node, source: fx.Node) -> None:
 def _drop_dead(graph: fx.Graph) -> None:
     """Removes what nothing uses any more (the sizes that a ``view`` asked for)."""
     for node in reversed(list(graph.nodes)):
-        if node.op not in ("output", "placeholder") and not node.users and (node.target in (getattr, operator.getitem, "size")):
+        if (
+            node.op not in ("output", "placeholder")
+            and not node.users
+            and (node.target in (getattr, operator.getitem, "size"))
+        ):
             graph.erase_node(node)
 
 
 def _dense_pool(
     name: str, layer: nn.Module | None, node: fx.Node, shapes: dict[fx.Node, torch.Size], changes: list[Change]
 ) -> nn.Module | None:
-    """What stands for an adaptive or global pool: nothing where it changes nothing, else the pool of the native map's size."""
+    """What stands for an adaptive or global pool: nothing where it changes nothing, else the pool of the native
+    map's size.
+    """
     before, after = shapes[node.all_input_nodes[0]], shapes[node]
     goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
     kind = type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
@@ -220,28 +251,32 @@ def _dense_pool(
         return None
     if goal != (1, 1):
         raise ConversionError(
-            f"layer '{name}' ({kind} from {before[2]}x{before[3]} to {goal[0]}x{goal[1]}): its windows depend on the image's size; "
+            f"layer '{name}' ({kind} from {before[2]}x{before[3]} to {goal[0]}x{goal[1]}): "
+            "its windows depend on the image's size; "
             "choose a native size at which the map has the pool's own size"
         )
     kernel = (before[2], before[3])
     pool: nn.Module = nn.MaxPool2d(kernel, 1) if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(kernel, 1)
-    changes.append(Change(name, f"{kind} over the whole map", f"{type(pool).__name__} {kernel[0]}x{kernel[1]}, stride 1"))
+    changes.append(
+        Change(name, f"{kind} over the whole map", f"{type(pool).__name__} {kernel[0]}x{kernel[1]}, stride 1")
+    )
     return pool
 
 
 def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
     """The dense classifier without its class scores: the trunk that an FCN scores anew (section 4.1).
 
-    The last layer with weights goes, with all that follows it, and so do global pools (GoogLeNet's final average pool "is dropped").
-    The output of the trunk is what the class scores were computed from (for VGG16: fc7 after its dropout).
+    The last layer with weights goes, with all that follows it, and so do global pools (GoogLeNet's final average
+    pool "is dropped"). The output of the trunk is what the class scores were computed from (for VGG16: fc7 after its
+    dropout).
     """
-    trunk = copy.copy(dense)
     trunk = fx.GraphModule(dense, copy.deepcopy(dense.graph))
     graph = trunk.graph
     weighted = [
         node
         for node in graph.nodes
-        if node.op == "call_module" and any(True for _ in trunk.get_submodule(str(node.target)).parameters(recurse=False))
+        if node.op == "call_module"
+        and any(True for _ in trunk.get_submodule(str(node.target)).parameters(recurse=False))
     ]
     if not weighted:
         raise ConversionError("the classifier has no layer with weights: nothing to take the features from")
@@ -251,7 +286,9 @@ def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
     for node in reversed(list(graph.nodes)):
         if node.op != "output" and not node.users:
             if node.op == "placeholder":
-                raise ConversionError(f"layer '{scores.target}': it is the only layer with weights; an FCN needs features below it")
+                raise ConversionError(
+                    f"layer '{scores.target}': it is the only layer with weights; an FCN needs features below it"
+                )
             graph.erase_node(node)
     for node in list(graph.nodes):
         if node.op == "call_module" and str(node.target) in conversion.pools:

@@ -1,8 +1,9 @@
-"""The fully convolutional network (section 4): trunk, scores, upsampling, skips, crop. FCN-32s, FCN-16s, FCN-8s on any backbone.
+"""The fully convolutional network (section 4): trunk, scores, upsampling, skips, crop. FCN-32s, FCN-16s, FCN-8s on
+any backbone.
 
-Nothing here knows a backbone. The trunk gives features, coarsest first; the geometry says where their cells look; from that follow
-the taps of each bilinear kernel and every crop. Layers bear the names of the released nets: ``score_pool4`` scores the feature of
-stride 2^4.
+Nothing here knows a backbone. The trunk gives features, coarsest first; the geometry says where their cells look;
+from that follow the taps of each bilinear kernel and every crop. Layers bear the names of the released nets:
+``score_pool4`` scores the feature of stride 2^4.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from fullconv.models.upsample import Upsample
 
 @dataclass(frozen=True)
 class Join:
-    """How scores are brought onto the next finer grid: the transposed convolution, then what is cut from the front of each."""
+    """How scores are brought onto the next finer grid: the transposed convolution, then what is cut from the front
+    of each.
+    """
 
     window: Window
     crop_scores: int
@@ -33,7 +36,9 @@ class Join:
 
 @dataclass(frozen=True)
 class Margin:
-    """Zeros around the image (its mean colour): `before` at top and left, `after` at bottom and right, and at least `least` pixels."""
+    """Zeros around the image (its mean colour): `before` at top and left, `after` at bottom and right, and at least
+    `least` pixels.
+    """
 
     before: int = 0
     after: int = 0
@@ -61,7 +66,9 @@ def plan_joins(grids: Sequence[AxisMap]) -> list[Join]:
     for finer in [*grids[1:], IMAGE]:
         factor = scores.stride / finer.stride
         if factor.denominator != 1:
-            raise GeometryError(f"skip: its stride {finer.stride} does not divide the stride {scores.stride} of the coarser scores")
+            raise GeometryError(
+                f"skip: its stride {finer.stride} does not divide the stride {scores.stride} of the coarser scores"
+            )
         window = bilinear_window(int(factor), scores, finer)
         upsampled = scores.then(window)
         offset = upsampled.offset_to(finer)
@@ -73,8 +80,8 @@ def plan_joins(grids: Sequence[AxisMap]) -> list[Join]:
 def least_margin(trace: Trace, features: Sequence[str]) -> Margin:
     """The least margin with which the upsampled scores cover an image of any size, from 1x1 up.
 
-    From the sizes on, where every layer has cells, an image longer by one stride has one coarse cell more; so one whole period
-    without failure proves all that follow, and what is smaller is extended.
+    From the sizes on, where every layer has cells, an image longer by one stride has one coarse cell more; so one
+    whole period without failure proves all that follow, and what is smaller is extended.
     """
     before = plan_joins([trace[name].axis for name in features])[-1].crop_skip
     grids = [trace[name].axis for name in features]
@@ -98,18 +105,23 @@ def least_margin(trace: Trace, features: Sequence[str]) -> Margin:
                 return Margin(before, after, pixels - period + 1)
             if not run and pixels > 8 * period + before:
                 break
-    raise GeometryError(f"feature '{features[0]}': no margin brings its upsampled scores over the whole image; pad its layers")
+    raise GeometryError(
+        f"feature '{features[0]}': no margin brings its upsampled scores over the whole image; pad its layers"
+    )
 
 
 class FCN(nn.Module):
-    """A fully convolutional network: (N, C, H, W), the net's own input, to logits (N, K, H, W), for any H and W from 1 up.
+    """A fully convolutional network: (N, C, H, W), the net's own input, to logits (N, K, H, W), for any H and W from
+    1 up.
 
     backbone: a graph that gives a tuple of features, coarsest first: the input of the class scores, then the skips.
     features: the names of those features in `trace`, which is the walk of the backbone.
     upsample: ``fixed``, ``learn-intermediate`` or ``learn-all`` (which transposed convolutions are learned).
     """
 
-    def __init__(self, backbone: fx.GraphModule, trace: Trace, features: Sequence[str], num_classes: int, upsample: str = "fixed") -> None:
+    def __init__(
+        self, backbone: fx.GraphModule, trace: Trace, features: Sequence[str], num_classes: int, upsample: str = "fixed"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.trace = trace
@@ -137,7 +149,9 @@ class FCN(nn.Module):
         (top, bottom), (left, right) = self.margin.of(height), self.margin.of(width)
         features = self.backbone(F.pad(image, (left, right, top, bottom)) if top or bottom or left or right else image)
         scores = self.get_submodule(self.score_names[0])(features[0])
-        for join, upscore, score, feature in zip(self.joins, self.upscore_names, self.score_names[1:], features[1:], strict=False):
+        for join, upscore, score, feature in zip(
+            self.joins, self.upscore_names, self.score_names[1:], features[1:], strict=False
+        ):
             scores = fuse(self.get_submodule(upscore)(scores), self.get_submodule(score)(feature), join)
         return crop(self.get_submodule(self.upscore_names[-1])(scores), self.joins[-1].crop_scores, height, width)
 
@@ -145,7 +159,8 @@ class FCN(nn.Module):
 def fuse(upsampled: Tensor, skip: Tensor, join: Join) -> Tensor:
     """The sum of upsampled scores and skip scores over the cells that they share (section 4.2)."""
     height, width = (
-        min(up - join.crop_scores, finer - join.crop_skip) for up, finer in zip(upsampled.shape[2:], skip.shape[2:], strict=True)
+        min(up - join.crop_scores, finer - join.crop_skip)
+        for up, finer in zip(upsampled.shape[2:], skip.shape[2:], strict=True)
     )
     return crop(upsampled, join.crop_scores, height, width) + crop(skip, join.crop_skip, height, width)
 

@@ -1,14 +1,14 @@
 """Walks any module and gives the place, size and channels of every feature in it.
 
-The walk follows the layers with ``torch.fx``, as Caffe's ``coord_map`` follows the layers of a prototxt: each layer contributes its
-window on each axis, point-wise layers contribute nothing, branches must agree. A layer without an affine map (a fully connected
-layer, a global pooling, attention) is refused by its name.
+The walk follows the layers with ``torch.fx``, as Caffe's ``coord_map`` follows the layers of a prototxt: each layer
+contributes its window on each axis, point-wise layers contribute nothing, branches must agree. A layer without an
+affine map (a fully connected layer, a global pooling, attention) is refused by its name.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -24,14 +24,16 @@ Windows = tuple[Window, Window]
 
 POINTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
-    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.BatchNorm2d, nn.LocalResponseNorm,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.BatchNorm2d,
+    nn.LocalResponseNorm,
 )  # fmt: skip
 POINTWISE_CALLS = {
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid, F.dropout, F.dropout2d,
-    F.local_response_norm, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, operator.neg,
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid, F.dropout,
+    F.dropout2d, F.local_response_norm, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, operator.neg,
     "relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "float",
 }  # fmt: skip
-SUMS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, torch.add, torch.mul, torch.maximum,
+SUMS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, torch.add,
+torch.mul, torch.maximum,
         "add", "add_", "mul", "mul_"}  # fmt: skip
 
 
@@ -95,7 +97,9 @@ class Feature:
     def axis(self) -> AxisMap:
         """The map of both axes, for nets with square windows; refused where they differ."""
         if self.rows != self.columns:
-            raise GeometryError(f"feature '{self.name}': rows and columns differ ({self.rows}, {self.columns}); square windows needed")
+            raise GeometryError(
+                f"feature '{self.name}': rows and columns differ ({self.rows}, {self.columns}); square windows needed"
+            )
         return self.rows
 
 
@@ -119,27 +123,32 @@ class Trace:
         return next(reversed(self.features.values()))
 
     def sizes(self, cells: int, axis: int = 0) -> dict[str, int]:
-        """The size of every feature for an image of `cells` pixels on that axis; 0 or less where a layer would refuse it."""
+        """The size of every feature for an image of `cells` pixels on that axis; 0 or less where a layer would
+        refuse it.
+        """
         out: dict[str, int] = {}
         for name in self.features:
             inputs = [out[source] for source in self.sources[name]]
             # Where one source is too small the answer stays "too small", whatever a later layer would add.
-            out[name] = self.windows[name][axis].size(inputs[0]) if inputs and min(inputs) > 0 else (cells if not inputs else 0)
+            out[name] = (
+                self.windows[name][axis].size(inputs[0]) if inputs and min(inputs) > 0 else (cells if not inputs else 0)
+            )
         return out
 
-    def support(self, name: str, first: int, last: int, axis: int = 0) -> tuple[int, int] | None:
-        """The first and last pixel that cells `first` to `last` of a feature see; exact, before clipping to the image."""
-        need: dict[str, tuple[int, int]] = {name: (first, last)}
+    def support(self, name: str, cells: Iterable[int], pixels: int, axis: int = 0) -> set[int]:
+        """The pixels, of an axis of so many, that the given cells of a feature are computed from: exactly, borders
+        included.
+
+        >>> sorted(walk(nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.MaxPool2d(2))).support("1", [0], pixels=8))
+        [0, 1, 2]
+        """
+        sizes = self.sizes(pixels, axis)
+        needed: dict[str, set[int]] = {name: set(cells)}
         for current in reversed(list(self.features)):
-            if current not in need or not self.sources[current]:
-                continue
-            reached = self.windows[current][axis].needs(*need[current])
-            if reached is None:
-                continue
-            for source in self.sources[current]:
-                known = need.get(source, reached)
-                need[source] = min(known[0], reached[0]), max(known[1], reached[1])
-        return need.get(next(iter(self.features)))
+            for source in self.sources[current] if current in needed else ():
+                found = self.windows[current][axis].sources(needed[current], sizes[source])
+                needed.setdefault(source, set()).update(found)
+        return needed.get(next(iter(self.features)), set())
 
 
 class _Tracer(fx.Tracer):
@@ -151,12 +160,15 @@ class _Tracer(fx.Tracer):
 
 def symbolic_trace(net: nn.Module) -> fx.GraphModule:
     """The net as a graph of its layers, sharing its parameters; a net that `torch.fx` cannot follow is refused."""
+    if windows_of(net) is not None:  # one bare layer: it is a leaf of a graph, not a graph
+        net = nn.Sequential(net)
     try:
         return fx.GraphModule(net, _Tracer().trace(net))
     except (fx.proxy.TraceError, TypeError, RuntimeError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise GeometryError(
-            f"{type(net).__name__}: torch.fx cannot follow its forward ({reason}); keep control flow that depends on the image out of it"
+            f"{type(net).__name__}: torch.fx cannot follow its forward ({reason}); "
+            "keep control flow that depends on the image out of it"
         ) from None
 
 
@@ -171,7 +183,8 @@ def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
 
 def _unknown(name: str, what: str) -> GeometryError:
     return GeometryError(
-        f"layer '{name}' ({what}): it has no affine map from output to input cells; convolutionalize the net first, or leave it out"
+        f"layer '{name}' ({what}): it has no affine map from output to input cells; "
+        "convolutionalize the net first, or leave it out"
     )
 
 

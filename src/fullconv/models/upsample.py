@@ -1,7 +1,8 @@
 """Upsampling as a transposed convolution with the bilinear kernel (section 3.3 of the paper).
 
-Fixed, the C x C transposed convolution is diagonal, so it equals an interpolation of the coarse map with a ring of zeros around it:
-the same numbers, borders included, for a small part of the work. Learned, it is the dense layer itself, started from the kernel.
+Fixed, the C x C transposed convolution is diagonal, so it equals an interpolation of the coarse map with a ring of
+zeros around it: the same numbers, borders included, for a small part of the work. Learned, it is the dense layer
+itself, started from the kernel.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ def bilinear_kernel(taps: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def bilinear_weight(channels: int, taps: int) -> Tensor:
-    """The (channels, channels, taps, taps) weight of a transposed convolution: the kernel on the diagonal, zero off it."""
+    """The (channels, channels, taps, taps) weight of a transposed convolution: the kernel on the diagonal, zero off
+    it.
+    """
     weight = torch.zeros(channels, channels, taps, taps)
     weight[range(channels), range(channels)] = bilinear_kernel(taps)
     return weight
 
 
 def bilinear_upsample(x: Tensor, factor: int, taps: int) -> Tensor:
-    """Bilinear upsampling of (N, C, h, w) by the full transposed convolution of `taps` = 2f or 2f - 1 and stride f, no padding.
+    """Bilinear upsampling of (N, C, h, w) by the full transposed convolution of `taps` = 2f or 2f - 1 and stride f,
+    no padding.
 
     Gives (N, C, f(h-1)+taps, f(w-1)+taps), equal to the transposed convolution up to rounding, at the borders too.
     """
@@ -50,8 +54,9 @@ def bilinear_upsample(x: Tensor, factor: int, taps: int) -> Tensor:
         full = F.interpolate(ringed, size=size, mode="bilinear", align_corners=True)
         first = 1
     if first is None:
-        return F.conv_transpose2d(x, bilinear_kernel(taps, x.dtype).to(x.device).expand(x.shape[1], 1, -1, -1).contiguous(),
-                                  stride=factor, groups=x.shape[1])  # fmt: skip
+        channels = x.shape[1]
+        kernel = bilinear_kernel(taps, x.dtype).to(x.device).expand(channels, 1, taps, taps).contiguous()
+        return F.conv_transpose2d(x, kernel, stride=factor, groups=channels)
     return full[:, :, first : first + height, first : first + width]
 
 
@@ -69,7 +74,9 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Upsample; in at least single precision, since half precision would round the interpolated scores away."""
         if self.weight is None:
-            return bilinear_upsample(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, self.window.stride, self.window.kernel)
+            return bilinear_upsample(
+                x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, self.window.stride, self.window.kernel
+            )
         return F.conv_transpose2d(x, self.weight, stride=self.window.stride)
 
     def extra_repr(self) -> str:

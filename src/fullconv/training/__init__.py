@@ -1,7 +1,9 @@
-"""Training as a loop that you can see: `fit` is a generator of plain records, and what is done with them stands outside it.
+"""Training as a loop that you can see: `fit` is a generator of plain records, and what is done with them stands
+outside it.
 
-Everything random in step t is a function of (seed, t): the samples, their augmentation, the dropout. So the state of a run is the
-net, the momentum and the number of the step, and going on from a saved state gives the same bits as never having stopped.
+Everything random in step t is a function of (seed, t): the samples, their augmentation, the dropout. So the state of
+a run is the net, the momentum and the number of the step, and going on from a saved state gives the same bits as
+never having stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from fullconv.training.optimizer import NORMS, build_optimizer, learning_rate, s
 
 @dataclass(frozen=True)
 class Record:
-    """What happened in one step. `step` counts from 1; `seconds` is the time of this step, waiting for data included."""
+    """What happened in one step. `step` counts from 1; `seconds` is the time of this step, waiting for data
+    included.
+    """
 
     step: int
     loss: float
@@ -49,7 +53,8 @@ class State:
 
     @classmethod
     def of(cls, net: nn.Module, config: TrainConfig) -> State:
-        """The state before the first step."""
+        """The state before the first step. The layout in memory is settled here: momentum takes that of its weight."""
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(net, build_optimizer(net, config))
 
 
@@ -64,7 +69,9 @@ def chosen_precision(precision: str) -> torch.dtype:
 
 
 def train_mode(net: nn.Module, freeze_bn: bool) -> None:
-    """Training mode (dropout on), with batch norm kept as loaded where asked: folded or well-measured statistics must not move."""
+    """Training mode (dropout on), with batch norm kept as loaded where asked: folded or well-measured statistics
+    must not move.
+    """
     net.train()
     if freeze_bn:
         for layer in net.modules():
@@ -92,11 +99,12 @@ def fit(
     total = config.total_steps(len(dataset))
     ignore = dataset.labels.ignore_index
     fill = outside(convention, ignore)
-    stream = Stream(dataset, transform or augmentation(config, fill), fill, config.batch_size, config.seed, config.replacement)
+    stream = Stream(
+        dataset, transform or augmentation(config, fill), fill, config.batch_size, config.seed, config.replacement
+    )
     every = config.eval_every or max(1, total // 10)
     half = chosen_precision(config.precision)
     precision = torch.autocast("cpu", half) if half != torch.float32 else contextlib.nullcontext()
-    state.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train_mode(state.net, freeze_bn)
 
     clock = time.perf_counter()
@@ -114,7 +122,9 @@ def fit(
         value = float(loss.detach())
         if not math.isfinite(value):
             names = ", ".join(batch.names)
-            raise RunError(f"step {state.step + 1}: the loss is {value} (samples {names}); lower --lr, or look at these images")
+            raise RunError(
+                f"step {state.step + 1}: the loss is {value} (samples {names}); lower --lr, or look at these images"
+            )
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()

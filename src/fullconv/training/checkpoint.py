@@ -1,7 +1,7 @@
 """The state of a run on disk: whole at every moment, found by its content, and equal to the bit when it is read back.
 
-Each save is one new file, written atomically; then the oldest but two go. So a kill at any instant leaves the newest state or the
-one before it, and a damaged file is passed over because its SHA-256 does not fit.
+Each save is one new file, written atomically; then the oldest but two go. So a kill at any instant leaves the newest
+state or the one before it, and a damaged file is passed over because its SHA-256 does not fit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ KEPT = 2
 
 def _momenta(state: State) -> dict[str, Tensor]:
     """The momentum of every parameter that has one, by the parameter's name."""
-    buffers = {name: state.optimizer.state[p].get("momentum_buffer") for name, p in state.net.named_parameters() if p in state.optimizer.state}
+    buffers = {
+        name: state.optimizer.state[p].get("momentum_buffer")
+        for name, p in state.net.named_parameters()
+        if p in state.optimizer.state
+    }
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
@@ -39,7 +43,9 @@ def save_state(folder: Path, state: State, facts: dict[str, Any]) -> Path:
 
 
 def newest_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and header of the newest whole state in a folder; None when there is none. Left-over temporary files are removed."""
+    """Tensors and header of the newest whole state in a folder; None when there is none. Left-over temporary files
+    are removed.
+    """
     for temporary in folder.glob(".step-*.tmp"):
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -59,6 +65,6 @@ def restore(state: State, tensors: dict[str, Tensor], header: dict[str, Any]) ->
     for name, parameter in state.net.named_parameters():
         buffer = tensors.get(f"momentum.{name}")
         if buffer is not None:
-            # The layout in memory decides the order in which a later sum is taken; it must be the parameter's own.
+            # The fused update walks weight and momentum in one order of memory: the layout must be the weight's own.
             state.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     state.step = int(header["step"])

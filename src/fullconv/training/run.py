@@ -69,16 +69,19 @@ def prepare(
     convention: InputConvention,
     start: Path | None = None,
     resume: bool = False,
+    command: str | None = None,
 ) -> Run:
     """Make the net and its optimizer, or take up the newest state in the folder.
 
-    start: weights to begin from. Raises `UsageError` when the folder holds a run already and `resume` is not asked for, or when
-    it is and the settings differ from those it was begun with.
+    start: weights to begin from. command: what was typed, for the report. Raises `UsageError` when the folder holds
+    a run already and `resume` is not asked for, or when it is and the settings differ from those it was begun with.
     """
     if not len(dataset):
         raise UsageError(f"{data}: the training split is empty; add images")
     if validation is not None and len(validation.labels) != len(dataset.labels):
-        raise UsageError(f"{data}: {len(dataset.labels)} classes in train, {len(validation.labels)} in val; give a classes.yaml")
+        raise UsageError(
+            f"{data}: {len(dataset.labels)} classes in train, {len(validation.labels)} in val; give a classes.yaml"
+        )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: it is a file; give a folder for the run")
     model = replace(model, num_classes=len(dataset.labels))
@@ -108,7 +111,15 @@ def prepare(
         _refuse_changes(folder, found[1], facts)
         restore(state, *found)
         best = found[1].get("best")
-    provenance = {"fullconv": __version__, "torch": torch.__version__, "data": data, "weights": str(start) if start else None, "train": facts["train"]}
+    provenance = {
+        "fullconv": __version__,
+        "torch": torch.__version__,
+        "data": data,
+        "images": len(dataset),
+        "weights": str(start) if start else None,
+        "train": facts["train"],
+        "command": command,
+    }
     header = Header(model, dataset.labels, convention, provenance=provenance)
     freeze_bn = config.freeze_bn if config.freeze_bn is not None else start is not None
     return Run(folder, state, header, config, dataset, validation, facts, best, taken, freeze_bn)
@@ -161,7 +172,9 @@ def save_best(run: Run, record: Record) -> None:
     """Write `model.safetensors` as the net is now, with the scores it reached in its provenance."""
     reached = record.scores.to_dict(run.header.labels.names) if record.scores is not None else None
     provenance = {**run.header.provenance, "step": record.step, "val": reached}
-    weights.save(run.folder / "model.safetensors", run.state.net.state_dict(), replace(run.header, provenance=provenance))
+    weights.save(
+        run.folder / "model.safetensors", run.state.net.state_dict(), replace(run.header, provenance=provenance)
+    )
 
 
 def as_json(record: Record, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Weights on disk: one ``.safetensors`` file that needs nothing else, with a header that says what it is.
 
-The header is JSON under the metadata key ``fullconv``: the model's settings, its label space, the input convention, where it came
-from, and the SHA-256 of the tensors. A file without it (torchvision's, say) is plain tensors; what input they want must be told.
+The header is JSON under the metadata key ``fullconv``: the model's settings, its label space, the input convention,
+where it came from, and the SHA-256 of the tensors. A file without it (torchvision's, say) is plain tensors; what
+input they want must be told.
 """
 
 from __future__ import annotations
@@ -57,12 +58,16 @@ class Header:
         """The inverse of `to_dict`; `where` is the file, for errors."""
         try:
             if data["format"] != FORMAT:
-                raise UsageError(f"{where}: its format is version {data['format']}, this fullconv reads {FORMAT}; update fullconv")
+                raise UsageError(
+                    f"{where}: its format is version {data['format']}, this fullconv reads {FORMAT}; update fullconv"
+                )
             model = from_mapping(ModelConfig, data["model"], where)
             labels, convention = LabelSpace.from_dict(data["labels"]), InputConvention.from_dict(data["input"])
             return cls(model, labels, convention, str(data["kind"]), dict(data["provenance"]))
         except (KeyError, TypeError, ValueError) as problem:
-            raise UsageError(f"{where}: its header is damaged ({type(problem).__name__}: {problem}); take another copy") from None
+            raise UsageError(
+                f"{where}: its header is damaged ({type(problem).__name__}: {problem}); take another copy"
+            ) from None
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -121,7 +126,9 @@ def _refuse_what_it_is_not(path: Path) -> None:
     if head.lstrip()[:1] == b"<":
         raise UsageError(f"{path}: an HTML page, not weights (a failed download?); fetch it again")
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-        raise UsageError(f"{path}: a pickled PyTorch file; save its state dict as .safetensors (safetensors.torch.save_file)")
+        raise UsageError(
+            f"{path}: a pickled PyTorch file; save its state dict as .safetensors (safetensors.torch.save_file)"
+        )
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
@@ -145,10 +152,12 @@ class Transplant:
 
 
 def transplant(net: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> Transplant:
-    """Copy weights into an FCN by name: from a coarser FCN (32s -> 16s -> 8s), or from the classifier it stands on (section 4.1).
+    """Copy weights into an FCN by name: from a coarser FCN (32s -> 16s -> 8s), or from the classifier it stands on
+    (section 4.1).
 
-    A fully connected weight goes into its convolution by a flat copy. Score layers for another number of classes stay at zero.
-    Every layer below the scores must be in the file; raises `UsageError` naming what is missing or does not fit.
+    A fully connected weight goes into its convolution by a flat copy. Score layers for another number of classes
+    stay at zero. Every layer below the scores must be in the file; raises `UsageError` naming what is missing or
+    does not fit.
     """
     from fullconv.weights.torchvision import paper_names
 
@@ -163,12 +172,15 @@ def transplant(net: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) 
             continue
         if theirs is None or (theirs.shape != mine.shape and head):
             if not head:
-                raise UsageError(f"{where}: it has no '{name.removeprefix('backbone.')}'; these weights are of another backbone")
+                raise UsageError(
+                    f"{where}: it has no '{name.removeprefix('backbone.')}'; these weights are of another backbone"
+                )
             fresh.append(name)
             continue
         if theirs.numel() != mine.numel() or theirs.shape[0:1] != mine.shape[0:1]:
             raise UsageError(
-                f"{where}: '{name.removeprefix('backbone.')}' is {tuple(theirs.shape)}, the net wants {tuple(mine.shape)}; "
+                f"{where}: '{name.removeprefix('backbone.')}' is {tuple(theirs.shape)}, "
+                f"the net wants {tuple(mine.shape)}; "
                 "check --backbone, --width and --native-size"
             )
         if not bool(torch.isfinite(theirs).all()):

@@ -9,14 +9,23 @@ from torch import Tensor
 
 
 def paper_names(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-    """A VGG state dict of torchvision (``features.0.weight``, ``classifier.0.weight``) under the paper's names (conv1_1, fc6).
+    """A VGG state dict of torchvision (``features.0.weight``, ``classifier.0.weight``) under the paper's names
+    (conv1_1, fc6).
 
-    The order of the layers is the same in both, so the n-th of theirs is the n-th of ours. Other state dicts come back as they are.
+    The order of the layers is the same in both, so the n-th of theirs is the n-th of ours. Other state dicts come
+    back as they are.
     """
     ours = [m.group(1) for name in wanted if (m := re.fullmatch(r"backbone\.((?:conv\d_\d|fc\d))\.weight", name))]
-    theirs = [name.removesuffix(".weight") for name in tensors if re.fullmatch(r"(features|classifier)\.\d+\.weight", name)]
+    theirs = [
+        name.removesuffix(".weight") for name in tensors if re.fullmatch(r"(features|classifier)\.\d+\.weight", name)
+    ]
     if not ours or not theirs:
         return dict(tensors)
     layers = sorted(theirs, key=lambda name: (name.startswith("classifier"), int(name.split(".")[1])))
     names = dict(zip(layers, [*ours, "fc8"], strict=False))
-    return {f"{names.get(layer, layer)}.{kind}": tensors[f"{layer}.{kind}"] for layer in layers for kind in ("weight", "bias") if f"{layer}.{kind}" in tensors}
+    return {
+        f"{names.get(layer, layer)}.{kind}": tensors[f"{layer}.{kind}"]
+        for layer in layers
+        for kind in ("weight", "bias")
+        if f"{layer}.{kind}" in tensors
+    }

@@ -1,4 +1,6 @@
-"""The built-in classifiers. Each is a classifier first: it goes to a fully convolutional net by the same path as anybody's own."""
+"""The built-in classifiers. Each is a classifier first: it goes to a fully convolutional net by the same path as
+anybody's own.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from fullconv.models.backbones.vgg import CONVOLUTIONS, vgg
 class Backbone:
     """A family member: how it is made, the crop it was made for, and the convention of its published weights.
 
-    `stages` are the features a skip may come from, by the beginning of their names: the end of each block of layers. Which of them
-    has stride 16 or 8 is found by the geometry.
+    `stages` are the features a skip may come from, by the beginning of their names: the end of each block of layers.
+    Which of them has stride 16 or 8 is found by the geometry.
     """
 
     make: Callable[..., nn.Module]
@@ -34,7 +36,9 @@ BACKBONES: dict[str, Backbone] = {
     **{f"vgg{depth}": Backbone(partial(vgg, depth), 224, r"pool\d", resizable=True) for depth in CONVOLUTIONS},
     "squeezenet1_0": Backbone(partial(SqueezeNet, "1_0"), 227, r"features\.\d+"),
     "squeezenet1_1": Backbone(partial(SqueezeNet, "1_1"), 224, r"features\.\d+"),
-    "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+"),
+    # A block's output is a narrow linear bottleneck; what the next block expands it to is the richer feature of the
+    # same stride.
+    "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+(\.conv\.0)?"),
 }
 
 
@@ -43,4 +47,3 @@ def backbone(name: str) -> Backbone:
     if name not in BACKBONES:
         raise UsageError(f"backbone '{name}': there is no such backbone; {suggestion(name, BACKBONES)}")
     return BACKBONES[name]
-

@@ -1,4 +1,6 @@
-"""LeNet as Caffe's MNIST example has it: the net whose convolutional form read strings of digits (LeCun 1998; Matan et al. 1992)."""
+"""LeNet as Caffe's MNIST example has it: the net whose convolutional form read strings of digits (LeCun 1998; Matan
+et al. 1992).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from torch import nn
 
 
 def lenet(num_classes: int = 10, width: float = 1.0, native_size: int = 28, channels: int = 3) -> nn.Sequential:
-    """conv 20 @ 5x5, pool, conv 50 @ 5x5, pool, ip1 500, ip2: (N, channels, 28, 28) -> (N, num_classes).
+    """Conv 20 @ 5x5, pool, conv 50 @ 5x5, pool, ip1 500, ip2: (N, channels, 28, 28) -> (N, num_classes).
 
     Caffe's takes one channel; here three by default, since images have them.
     """

@@ -1,12 +1,12 @@
 """MobileNetV2 (Sandler et al. 2018), with torchvision's key names and its symmetric padding.
 
-TensorFlow's SAME padding pads by a number of cells that depends on the size of the image, so a net with it has no geometry of its
-own; with ``padding=1`` it has one, and the published weights work (shifted by half a cell at each stride of 2).
+TensorFlow's SAME padding pads by a number of cells that depends on the size of the image, so a net with it has no
+geometry of its own; with ``padding=1`` it has one, and the published weights work (shifted by half a cell at each
+stride of 2).
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 # Expansion, output channels, blocks, stride of the first block (table 2 of the MobileNetV2 paper).
@@ -14,7 +14,9 @@ PLAN = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1
 
 
 def divisible(channels: float, by: int = 8) -> int:
-    """The multiple of `by` nearest to `channels`, never more than a tenth below it: the rule of the MobileNet papers."""
+    """The multiple of `by` nearest to `channels`, never more than a tenth below it: the rule of the MobileNet
+    papers.
+    """
     rounded = max(by, int(channels + by / 2) // by * by)
     return rounded + by if rounded < 0.9 * channels else rounded
 

@@ -15,8 +15,8 @@ CHANNELS = (64, 128, 256, 512, 512)
 def vgg(depth: int, num_classes: int = 1000, width: float = 1.0, native_size: int = 224) -> nn.Sequential:
     """A VGG classifier: (N, 3, native, native) -> (N, num_classes).
 
-    `width` scales every channel count, fc6 and fc7 included; `native_size` (a multiple of 32) decides the kernel of fc6, 7x7 at 224.
-    Pools are in ceil mode, as Caffe's are.
+    `width` scales every channel count, fc6 and fc7 included; `native_size` (a multiple of 32) decides the kernel of
+    fc6, 7x7 at 224. Pools are in ceil mode, as Caffe's are.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     incoming = 3
@@ -40,6 +40,9 @@ def vgg(depth: int, num_classes: int = 1000, width: float = 1.0, native_size: in
     for layer in net:
         # PyTorch's default start lets the signal of a plain net this deep fade away; He et al. 2015 keeps its variance.
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in" if isinstance(layer, nn.Linear) else "fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.kaiming_normal_(
+                layer.weight, mode="fan_in" if isinstance(layer, nn.Linear) else "fan_out", nonlinearity="relu"
+            )
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return net

@@ -1,0 +1,97 @@
+"""Settings dataclasses as flags, and the layers they come from: defaults, starting weights, recipe, flags; the later
+one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fullconv.config import ModelConfig, Size, TrainConfig, field_type, from_mapping
+from fullconv.errors import UsageError, suggestion
+from fullconv.plainyaml import load_plain
+
+MODEL_FLAGS = tuple(spec.name for spec in fields(ModelConfig) if spec.name != "num_classes")
+TRAIN_FLAGS = tuple(spec.name for spec in fields(TrainConfig))
+NOTES = ("about", "expect")
+"""Keys of a recipe that are for its reader: what it is, and the number to reach with its source."""
+
+
+def add_settings(parser: argparse.ArgumentParser, cls: type, title: str, without: tuple[str, ...] = ()) -> None:
+    """A flag for each field of a settings dataclass; only those that are given appear in the namespace."""
+    group = parser.add_argument_group(title)
+    for spec in fields(cls):
+        if spec.name in without:
+            continue
+        kind, _ = field_type(cls, spec.name)
+        flag = "--" + spec.name.replace("_", "-")
+        note = "" if spec.default is None else f" (default: {spec.default})"
+        help = spec.metadata["help"] + note
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+        else:
+            choices = spec.metadata.get("choices") or ()
+            metavar = (
+                "|".join(choices) if choices else "HxW" if kind == Size else {int: "N", float: "X"}.get(kind, "NAME")
+            )
+            group.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=help.replace("%", "%%"))
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _recipes().iterdir() if entry.name.endswith(".yaml"))
+
+
+def _recipes() -> Any:
+    return resources.files("fullconv").joinpath("recipes")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings in a recipe: one of the package's by name, or a YAML file by its path."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(
+                f"{path}: there is no such recipe file; check the path, or give one of: {', '.join(recipe_names())}"
+            )
+        content = path.read_bytes()
+        if len(content) > 100_000:
+            raise UsageError(f"{path}: {len(content):,} bytes are no recipe; give a small YAML file of settings")
+    elif name in recipe_names():
+        content = _recipes().joinpath(f"{name}.yaml").read_bytes()
+    else:
+        raise UsageError(
+            f"recipe '{name}': there is no such recipe; {suggestion(name, recipe_names())}, or a .yaml file"
+        )
+    found = load_plain(content, name, [*MODEL_FLAGS, *TRAIN_FLAGS, "input", *NOTES])
+    return {key: value for key, value in found.items() if key not in NOTES}
+
+
+def layered(
+    header: Mapping[str, Any], recipe_name: str | None, args: argparse.Namespace
+) -> tuple[ModelConfig, TrainConfig, str | None]:
+    """The settings of a run, and the input convention's name if one was given.
+
+    header: the model settings of the starting weights, which hold unless they are overridden.
+    """
+    recipe = read_recipe(recipe_name) if recipe_name else {}
+    given = vars(args)
+    where = f"recipe {recipe_name}" if recipe_name else "recipe"
+
+    def layer(cls: type, names: tuple[str, ...], base: Mapping[str, Any]) -> Any:
+        # Each layer is checked by itself, so that an error names the place where the value stands.
+        settled: dict[str, Any] = dict(base)
+        for origin, values in ((where, recipe), ("command line", given)):
+            part = {name: values[name] for name in names if name in values}
+            checked: Any = from_mapping(cls, part, origin)
+            settled.update({name: getattr(checked, name) for name in part})
+        return cls(**settled)
+
+    if "epochs" in given and "steps" not in given:
+        recipe.pop("steps", None)  # the length of the run given one way replaces the other
+    model = layer(ModelConfig, MODEL_FLAGS, {name: header[name] for name in MODEL_FLAGS if name in header})
+    return model, layer(TrainConfig, TRAIN_FLAGS, {}), given.get("input") or recipe.get("input")

@@ -1,0 +1,177 @@
+"""A run that is stopped anywhere and resumed is the run that was never stopped, to the bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fullconv
+from fullconv import weights
+from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
+from fullconv.data import open_dataset
+from fullconv.errors import RunError, UsageError
+from fullconv.evaluation import evaluate
+from fullconv.training import State, fit
+from fullconv.training.checkpoint import newest_state, save_state
+from fullconv.training.run import prepare, read_log, records
+
+MODEL = ModelConfig("vgg11", stride=8, width=1 / 32, native_size=32)
+CONFIG = TrainConfig(
+    steps=6, batch_size=2, lr=0.01, crop=(32, 32), scale=1.5, flip=True, save_every=1, eval_every=3, workers=0
+)
+
+
+def start(folder, data, config=CONFIG, resume=False, model=MODEL, weights=None):
+    train, val = open_dataset(data, "train"), open_dataset(data, "val")
+    return prepare(folder, str(data), train, val, model, config, CONVENTIONS["torchvision"], weights, resume)
+
+
+def final(folder):
+    return newest_state(folder / "last")[1]["sha256"]
+
+
+@pytest.fixture(scope="module")
+def whole(digits_folder, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, list(records(start(folder, digits_folder)))
+
+
+@pytest.mark.parametrize("stop", range(1, 6))
+@pytest.mark.parametrize("save_every, workers", [(1, 0), (2, 0), (2, 2)])
+def test_stopped_and_resumed_is_the_same_to_the_bit(whole, digits_folder, tmp_path, stop, save_every, workers):
+    if workers and stop != 3:
+        pytest.skip("one place of stopping is enough with worker processes")
+    config = replace(CONFIG, save_every=save_every, workers=workers)
+    for record in records(start(tmp_path, digits_folder, config)):
+        if record.step == stop:
+            break
+    for _ in records(start(tmp_path, digits_folder, config, resume=True)):
+        pass
+    assert final(tmp_path) == final(whole[0])
+    plain = [[(r["step"], r["loss"], r["lr"], r.get("scores")) for r in read_log(f)] for f in (tmp_path, whole[0])]
+    assert plain[0] == plain[1]
+    best = [weights.fingerprint(weights.load(f / "model.safetensors")[0]) for f in (tmp_path, whole[0])]
+    assert best[0] == best[1]
+
+
+def test_the_records_are_written_down(whole):
+    folder, seen = whole
+    assert [r.step for r in seen] == [r["step"] for r in read_log(folder)] == [1, 2, 3, 4, 5, 6]
+    assert [r.step for r in seen if r.scores] == [3, 6]
+    assert len(list((folder / "last").glob("step-*"))) == 2
+
+
+def test_the_best_net_is_kept_with_the_score_it_really_has(whole, digits_folder):
+    folder, seen = whole
+    predictor = fullconv.load(folder / "model.safetensors", CONFIG_PRECISION)
+    found = evaluate(predictor, open_dataset(digits_folder, "val"))
+    best = max(r.scores.mean_iu for r in seen if r.scores)
+    assert found.mean_iu == best
+    assert predictor.header.provenance["val"]["mean_iu"] == best
+
+
+CONFIG_PRECISION = "bf16" if fullconv.training.bf16_is_fast() else "fp32"
+
+
+def test_a_damaged_state_is_passed_over_for_the_one_before(whole, tmp_path):
+    source = sorted((whole[0] / "last").glob("step-*"))
+    for path in source:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    newest = tmp_path / source[-1].name
+    assert newest_state(tmp_path)[1]["step"] == 6
+    good = newest.read_bytes()
+    rng = random.Random(0)
+    for _ in range(20):  # any one bit
+        broken = bytearray(good)
+        broken[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        newest.write_bytes(bytes(broken))
+        assert newest_state(tmp_path)[1]["step"] == 5
+    newest.write_bytes(good[: len(good) // 2])
+    assert newest_state(tmp_path)[1]["step"] == 5
+
+
+def test_a_folder_with_a_run_is_not_overwritten(whole, digits_folder):
+    with pytest.raises(UsageError, match="holds a run already; add --resume"):
+        start(whole[0], digits_folder)
+
+
+@pytest.mark.parametrize("change, words", [({"lr": 0.02}, "lr was 0.01 .* is 0.02 now"), ({"seed": 3}, "seed was 0")])
+def test_resume_with_other_settings_is_refused(whole, digits_folder, change, words):
+    with pytest.raises(UsageError, match=words):
+        start(whole[0], digits_folder, replace(CONFIG, **change), resume=True)
+
+
+def test_learned_upsampling_learns_and_fixed_has_nothing_to_learn(digits_folder, tmp_path):
+    run = start(tmp_path, digits_folder, model=replace(MODEL, upsample="learn-all"))
+    before = {n: p.detach().clone() for n, p in run.state.net.named_parameters() if n.startswith("upscore")}
+    list(records(run))
+    after = dict(run.state.net.named_parameters())
+    assert len(before) == 3
+    assert not torch.equal(before["upscore8.weight"], after["upscore8.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(digits_folder):
+    net = fullconv.build(replace(MODEL, num_classes=11))
+    state = State.of(net, CONFIG)
+    steps = fit(state, open_dataset(digits_folder, "train"), CONFIG, CONVENTIONS["torchvision"])
+    next(steps)
+    with torch.no_grad():
+        net.score_fr.bias.fill_(float("inf"))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(RunError, match=r"step 2: the loss is nan \(samples digits-train"):
+        next(steps)
+    assert all(torch.equal(before[n], t) or n == "score_fr.bias" for n, t in net.state_dict().items())
+
+
+def test_a_full_disk_leaves_the_old_state(whole, tmp_path, monkeypatch):
+    state = State.of(fullconv.build(replace(MODEL, num_classes=11)), CONFIG)
+    save_state(tmp_path, state, {})
+    state.step = 1
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .* bytes \(No space left on device\)"):
+        save_state(tmp_path, state, {})
+    assert newest_state(tmp_path)[1]["step"] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000000.safetensors"]
+
+
+ARGS = "--backbone vgg11 --stride 8 --width 0.03125 --native-size 32 --steps 8 --batch-size 2 --crop 32x32 --flip"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_for_real_and_resumed(digits_folder, tmp_path, workers):
+    """SIGKILL of the real command at random moments, then --resume: the same weights, bit for bit."""
+    args = [*ARGS.split(), "--save-every", "2", "--eval-every", "4", "--workers", str(workers)]
+    command = [sys.executable, "-m", "fullconv", "train", str(digits_folder), *args]
+
+    errors = tmp_path / "errors"
+
+    def train(out, *more):
+        with errors.open("wb") as file:
+            return subprocess.Popen([*command, "--out", str(out), *more], stdout=subprocess.DEVNULL, stderr=file)
+
+    assert train(tmp_path / "one").wait() == 0, errors.read_text()
+    log = tmp_path / "two" / "log.jsonl"
+    rng = random.Random(workers)
+    for goal in (2, 6):
+        process = train(tmp_path / "two", "--resume")
+        while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= goal):
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert train(tmp_path / "two", "--resume").wait() == 0, errors.read_text()
+    assert final(tmp_path / "two") == final(tmp_path / "one")
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(1, 9))
