@@ -25,7 +25,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory) -> Path:
-    """A folder of small scenes as a user would have it: images, palette masks, class names; 6 to train, 2 to validate."""
+    """A folder of small scenes as a user would have it: images, masks, class names; 6 to train, 2 to validate."""
     from PIL import Image
 
     from fullconv.data.digits import Digits

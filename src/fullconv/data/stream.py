@@ -6,7 +6,7 @@ with any number of worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fullconv.data import Dataset, Sample
 from fullconv.data.transforms import Fill, Transform, window
+from fullconv.errors import FullconvError
 
 # Streams of random numbers that must not meet, told apart by the second word of their seed.
 _ORDER, _AUGMENT = 1, 2
@@ -83,16 +84,18 @@ def batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Bat
     """The batches of steps `start` to `stop`, made ahead by so many worker processes (0: in this one)."""
     from torch.utils.data import DataLoader
 
-    one: Callable[[list[Batch]], Batch] = _only
     steps: Any = _Steps(stream, start, stop)  # what DataLoader wants of a data set is len and getitem
     ahead = 4 if workers else None
-    loader: Iterable[Batch] = DataLoader(
-        steps, batch_size=1, collate_fn=one, num_workers=workers, prefetch_factor=ahead
+    loader: Iterable[Batch | FullconvError] = DataLoader(
+        steps, batch_size=1, collate_fn=_only, num_workers=workers, prefetch_factor=ahead
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, FullconvError):
+            raise batch
+        yield batch
 
 
-def _only(items: list[Batch]) -> Batch:
+def _only(items: list[Any]) -> Any:
     return items[0]
 
 
@@ -105,5 +108,8 @@ class _Steps:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.stream[self.start + index]
+    def __getitem__(self, index: int) -> Batch | FullconvError:
+        try:
+            return self.stream[self.start + index]
+        except FullconvError as problem:  # raised in a worker it would come back wrapped in a traceback
+            return problem

@@ -36,9 +36,7 @@ BACKBONES: dict[str, Backbone] = {
     **{f"vgg{depth}": Backbone(partial(vgg, depth), 224, r"pool\d", resizable=True) for depth in CONVOLUTIONS},
     "squeezenet1_0": Backbone(partial(SqueezeNet, "1_0"), 227, r"features\.\d+"),
     "squeezenet1_1": Backbone(partial(SqueezeNet, "1_1"), 224, r"features\.\d+"),
-    # A block's output is a narrow linear bottleneck; what the next block expands it to is the richer feature of the
-    # same stride.
-    "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+(\.conv\.0)?"),
+    "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+"),
 }
 
 
