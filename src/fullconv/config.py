@@ -129,6 +129,7 @@ class ModelConfig:
         "transposed convolutions: all bilinear for good, the inner ones learned (the CVPR nets), or all learned",
         ("fixed", "learn-intermediate", "learn-all"),
     )
+    dropout: float | None = option(None, "probability of its dropout layers; the backbone's own if not given", least=0)
     native_size: int | None = option(
         None, "side of the crop the classifier was made for; its own (224, 227, 28) if not given", least=1
     )

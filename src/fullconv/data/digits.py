@@ -33,8 +33,9 @@ Box = tuple[slice, slice]
 SPLITS = ("train", "val", "test")
 LENGTHS = {"train": 4000, "val": 200, "test": 200}
 
-TYPICAL = 74.0  # height of a typical digit in pixels; less in a scene too small for it
-HEIGHTS = (0.62, 1.4)  # the least and the greatest height, in typical heights: 46 to 104 pixels
+TYPICAL = 104.0  # height of a typical digit in pixels; less in a scene too small for it
+HEIGHTS = (0.75, 1.3)  # the least and the greatest height, in typical heights: 78 to 135 pixels
+BOLD = 0.25  # how far the pen reaches beyond the stroke, in cells of the 8x8 digit: a broad brush, some 22 pixels wide
 INK = 0.44  # the share of ink where a stroke ends: below one half, since a thin stroke never fills a cell
 FLATTEST = 0.3  # the least slope of the ink, per cell, that is taken for a border
 MARGIN, FINE = 2, 5  # empty cells around a glyph; samples per cell
@@ -48,7 +49,7 @@ class Digits:
     A thin ring at the border of each digit is void, 255, as in PASCAL VOC. Where digits overlap, the upper one counts.
 
     split: ``train``, ``val`` or ``test``; no handwritten digit stands in two of them, whatever the seeds.
-    size: (height, width) in pixels, at least (1, 1). Digits are some 46 to 104 pixels tall, or as the scene has room;
+    size: (height, width) in pixels, at least (1, 1). Digits are some 78 to 135 pixels tall, or as the scene has room;
         a larger scene has more of them.
     length: the number of scenes; 4000 for training and else 200 when not given. No scene depends on it.
     seed: another seed, other scenes.
@@ -61,7 +62,7 @@ class Digits:
     """
 
     def __init__(
-        self, split: str, size: tuple[int, int] = (192, 192), length: int | None = None, seed: int = 0
+        self, split: str, size: tuple[int, int] = (224, 224), length: int | None = None, seed: int = 0
     ) -> None:
         self.labels = DIGITS
         self.sources = _sources(split)
@@ -152,7 +153,7 @@ def _distance_field(ink: Plane) -> Image.Image:
     rows, columns = (_smoothing(cells) for cells in ink.shape)
     smooth = rows @ ink @ columns.T
     slope = np.hypot(*np.gradient(smooth, 1 / FINE))
-    return Image.fromarray(((smooth - INK) / np.maximum(slope, FLATTEST)).astype(np.float32))
+    return Image.fromarray(((smooth - INK) / np.maximum(slope, FLATTEST) + BOLD).astype(np.float32))
 
 
 @cache
@@ -229,7 +230,7 @@ def _warped(easel: _Easel, field: Image.Image, centre: Point, height: float, tur
     back = FINE * np.linalg.inv(forward)
     start = back @ (np.array([box[1].start, box[0].start]) - centre[::-1]) + np.array(field.size) / 2
     affine = (*back[0], start[0], *back[1], start[1])
-    bicubic, far_outside = Image.Resampling.BICUBIC, -INK / FLATTEST
+    bicubic, far_outside = Image.Resampling.BICUBIC, -INK / FLATTEST + BOLD
     placed = field.transform((columns, rows), Image.Transform.AFFINE, affine, bicubic, fillcolor=far_outside)
     return box, np.asarray(placed) * np.float32(cell)
 
@@ -327,9 +328,9 @@ def _photograph(easel: _Easel) -> Bytes:
 def _scene(rng: Rng, sources: Indices, size: tuple[int, int]) -> tuple[Bytes, Bytes]:
     easel = _ground(rng, sources, size, typical=max(8.0, min(TYPICAL, 0.62 * min(size))))
     _clutter(easel)
-    most = max(1, round(size[0] * size[1] / easel.typical**2))
+    most = max(1, round(1.2 * size[0] * size[1] / easel.typical**2))
     placed = np.zeros((0, 3))  # y, x, height
-    for height in easel.typical * rng.uniform(*HEIGHTS, rng.integers(1 + most // 3, most + 1)):
+    for height in easel.typical * rng.uniform(*HEIGHTS, rng.integers(1 + most // 2, most + 1)):
         # Twenty attempts to find a place, all but a rim of the digit inside, where its disc meets no other.
         inset = np.minimum(0.45 * height, np.array(size) / 2)
         centres = rng.uniform(inset, size - inset, (20, 2))

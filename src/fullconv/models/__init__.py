@@ -27,7 +27,12 @@ def build_classifier(config: ModelConfig, classes: int) -> nn.Module:
         if not chosen.resizable:
             raise UsageError(f"native_size: {config.backbone} takes crops of any size; leave native_size out")
         options["native_size"] = config.native_size
-    return chosen.make(**options)
+    classifier = chosen.make(**options)
+    if config.dropout is not None:
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = config.dropout
+    return classifier
 
 
 def native_size(config: ModelConfig) -> int:

@@ -15,7 +15,7 @@ def paper_names(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[st
     The order of the layers is the same in both, so the n-th of theirs is the n-th of ours. Other state dicts come
     back as they are.
     """
-    ours = [m.group(1) for name in wanted if (m := re.fullmatch(r"backbone\.((?:conv\d_\d|fc\d))\.weight", name))]
+    ours = [m.group(1) for name in wanted if (m := re.fullmatch(r"backbone\.((?:conv|bn)\d_\d|fc\d)\.weight", name))]
     theirs = [
         name.removesuffix(".weight") for name in tensors if re.fullmatch(r"(features|classifier)\.\d+\.weight", name)
     ]
@@ -23,9 +23,8 @@ def paper_names(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[st
         return dict(tensors)
     layers = sorted(theirs, key=lambda name: (name.startswith("classifier"), int(name.split(".")[1])))
     names = dict(zip(layers, [*ours, "fc8"], strict=False))
-    return {
-        f"{names.get(layer, layer)}.{kind}": tensors[f"{layer}.{kind}"]
-        for layer in layers
-        for kind in ("weight", "bias")
-        if f"{layer}.{kind}" in tensors
-    }
+    found = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        found[f"{names.get(layer, layer)}.{kind}"] = tensor
+    return found

@@ -34,6 +34,10 @@ class Backbone:
 BACKBONES: dict[str, Backbone] = {
     "lenet": Backbone(lenet, 28, r"pool\d", resizable=True),
     **{f"vgg{depth}": Backbone(partial(vgg, depth), 224, r"pool\d", resizable=True) for depth in CONVOLUTIONS},
+    **{
+        f"vgg{depth}_bn": Backbone(partial(vgg, depth, norm=True), 224, r"pool\d", resizable=True)
+        for depth in CONVOLUTIONS
+    },
     "squeezenet1_0": Backbone(partial(SqueezeNet, "1_0"), 227, r"features\.\d+"),
     "squeezenet1_1": Backbone(partial(SqueezeNet, "1_1"), 224, r"features\.\d+"),
     "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+"),

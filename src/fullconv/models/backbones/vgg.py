@@ -12,11 +12,14 @@ CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 1
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-def vgg(depth: int, num_classes: int = 1000, width: float = 1.0, native_size: int = 224) -> nn.Sequential:
+def vgg(
+    depth: int, num_classes: int = 1000, width: float = 1.0, native_size: int = 224, norm: bool = False
+) -> nn.Sequential:
     """A VGG classifier: (N, 3, native, native) -> (N, num_classes).
 
     `width` scales every channel count, fc6 and fc7 included; `native_size` (a multiple of 32) decides the kernel of
-    fc6, 7x7 at 224. Pools are in ceil mode, as Caffe's are.
+    fc6, 7x7 at 224. Pools are in ceil mode, as Caffe's are. `norm` puts a batch norm after each 3x3 convolution, as
+    torchvision's ``_bn`` nets have it: the paper's nets do without, but then a VGG hardly trains from random weights.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     incoming = 3
@@ -24,6 +27,8 @@ def vgg(depth: int, num_classes: int = 1000, width: float = 1.0, native_size: in
         outgoing = max(1, round(channels * width))
         for number in range(1, convolutions + 1):
             layers[f"conv{block}_{number}"] = nn.Conv2d(incoming, outgoing, 3, padding=1)
+            if norm:
+                layers[f"bn{block}_{number}"] = nn.BatchNorm2d(outgoing)
             layers[f"relu{block}_{number}"] = nn.ReLU(inplace=True)
             incoming = outgoing
         layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
