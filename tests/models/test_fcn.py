@@ -116,11 +116,16 @@ def test_a_finer_net_starts_with_the_prediction_of_the_coarser(backbone, padding
 
 def test_composed_upsampling_is_exact_on_a_linear_map():
     """Bilinear interpolation keeps a plane a plane, so there 2 x 16 and 32 agree to rounding."""
-    from fullconv.models.upsample import bilinear_upsample
+    from fullconv.geometry import Window
+    from fullconv.models.upsample import Upsample
+
+    def upsampled(x, factor):
+        window = Window(2 * factor, factor, transposed=True)
+        return Upsample(1, window, learned=False)(x, 0, *(window.size(n) for n in x.shape[2:]))
 
     plane = (torch.arange(8.0)[:, None] + 2 * torch.arange(9.0)).double()[None, None]
-    once = bilinear_upsample(plane, 32, 64)
-    twice = bilinear_upsample(bilinear_upsample(plane, 2, 4), 16, 32)
+    once = upsampled(plane, 32)
+    twice = upsampled(upsampled(plane, 2), 16)
     # Coarse cell i is centred on 32 i + 31.5 in `once`; in `twice` on 16 (2 i + 1.5) + 15.5 = 32 i + 39.5.
     shifted = twice[:, :, 8:-8, 8:-8]
     inside = (slice(None), slice(None), slice(64, -64), slice(64, -64))

@@ -33,9 +33,9 @@ Box = tuple[slice, slice]
 SPLITS = ("train", "val", "test")
 LENGTHS = {"train": 4000, "val": 200, "test": 200}
 
-TYPICAL = 104.0  # height of a typical digit in pixels; less in a scene too small for it
-HEIGHTS = (0.75, 1.3)  # the least and the greatest height, in typical heights: 78 to 135 pixels
-BOLD = 0.25  # how far the pen reaches beyond the stroke, in cells of the 8x8 digit: a broad brush, some 22 pixels wide
+TYPICAL = 84.0  # height of a typical digit in pixels; less in a scene too small for it
+HEIGHTS = (0.75, 1.3)  # the least and the greatest height, in typical heights: 63 to 109 pixels
+BOLD = 0.3  # how far the pen reaches beyond the stroke, in cells of the 8x8 digit: a broad brush, some 20 pixels wide
 INK = 0.44  # the share of ink where a stroke ends: below one half, since a thin stroke never fills a cell
 FLATTEST = 0.3  # the least slope of the ink, per cell, that is taken for a border
 MARGIN, FINE = 2, 5  # empty cells around a glyph; samples per cell
@@ -49,7 +49,7 @@ class Digits:
     A thin ring at the border of each digit is void, 255, as in PASCAL VOC. Where digits overlap, the upper one counts.
 
     split: ``train``, ``val`` or ``test``; no handwritten digit stands in two of them, whatever the seeds.
-    size: (height, width) in pixels, at least (1, 1). Digits are some 78 to 135 pixels tall, or as the scene has room;
+    size: (height, width) in pixels, at least (1, 1). Digits are some 63 to 109 pixels tall, or as the scene has room;
         a larger scene has more of them.
     length: the number of scenes; 4000 for training and else 200 when not given. No scene depends on it.
     seed: another seed, other scenes.
@@ -62,7 +62,7 @@ class Digits:
     """
 
     def __init__(
-        self, split: str, size: tuple[int, int] = (224, 224), length: int | None = None, seed: int = 0
+        self, split: str, size: tuple[int, int] = (192, 192), length: int | None = None, seed: int = 0
     ) -> None:
         self.labels = DIGITS
         self.sources = _sources(split)
@@ -287,7 +287,7 @@ def _ground(rng: Rng, sources: Indices, size: tuple[int, int], typical: float) -
 def _clutter(easel: _Easel) -> None:
     """What is in the way and no digit: arcs and lines, blobs, shards smaller than the smallest digit."""
     rng, size = easel.rng, np.array(easel.label.shape)
-    for _ in range(rng.poisson(2 + 0.6 * min(40, size.prod() / easel.typical**2))):
+    for _ in range(rng.poisson(1 + 0.4 * min(40, size.prod() / easel.typical**2))):
         centre, kind = rng.random(2) * size, rng.random()
         if kind < 0.45:
             box, distance = _arc(easel, centre)

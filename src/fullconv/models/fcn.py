@@ -152,17 +152,11 @@ class FCN(nn.Module):
         for join, upscore, score, feature in zip(
             self.joins, self.upscore_names, self.score_names[1:], features[1:], strict=False
         ):
-            scores = fuse(self.get_submodule(upscore)(scores), self.get_submodule(score)(feature), join)
-        return crop(self.get_submodule(self.upscore_names[-1])(scores), self.joins[-1].crop_scores, height, width)
-
-
-def fuse(upsampled: Tensor, skip: Tensor, join: Join) -> Tensor:
-    """The sum of upsampled scores and skip scores over the cells that they share (section 4.2)."""
-    height, width = (
-        min(up - join.crop_scores, finer - join.crop_skip)
-        for up, finer in zip(upsampled.shape[2:], skip.shape[2:], strict=True)
-    )
-    return crop(upsampled, join.crop_scores, height, width) + crop(skip, join.crop_skip, height, width)
+            skip = self.get_submodule(score)(feature)
+            rows, columns = (join.size(s, f) for s, f in zip(scores.shape[2:], skip.shape[2:], strict=True))
+            upsampled = self.get_submodule(upscore)(scores, join.crop_scores, rows, columns)
+            scores = upsampled + crop(skip, join.crop_skip, rows, columns)
+        return self.get_submodule(self.upscore_names[-1])(scores, self.joins[-1].crop_scores, height, width)
 
 
 def crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
