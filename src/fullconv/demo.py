@@ -49,17 +49,18 @@ INPUT = CONVENTIONS["rgb128"]
 class Settings:
     """What the demo does; the defaults take some three minutes on two cores.
 
-    stages: (name, stride, training) of each net. scenes: distinct training scenes. size: (height, width) of a scene.
+    stages: (name, stride, training) of each net. crops, scenes: how many different ones to train on. size: (height, width) of a scene.
     unseen: validation scenes the nets are scored on. panorama: (height, width) of the scene the classifier reads.
     """
 
     model: ModelConfig = ModelConfig("vgg11_bn", num_classes=11, width=1 / 8, native_size=96, dropout=0.0)
-    classifier: TrainConfig = TrainConfig(steps=500, batch_size=32, lr=0.05, warmup=20)
+    classifier: TrainConfig = TrainConfig(steps=650, batch_size=32, lr=0.05, warmup=20)
     stages: tuple[tuple[str, int, TrainConfig], ...] = (
-        ("FCN-32s", 32, TrainConfig(steps=150, batch_size=8, lr=0.05, warmup=10)),
-        ("FCN-16s", 16, TrainConfig(steps=150, batch_size=8, lr=0.05, warmup=10)),
-        ("FCN-8s", 8, TrainConfig(steps=500, batch_size=8, lr=0.05, warmup=10)),
+        ("FCN-32s", 32, TrainConfig(steps=150, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
+        ("FCN-16s", 16, TrainConfig(steps=150, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
+        ("FCN-8s", 8, TrainConfig(steps=680, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
     )
+    crops: int = 8000
     scenes: int = 4000
     size: tuple[int, int] = (192, 192)
     unseen: int = 100
@@ -69,6 +70,7 @@ class Settings:
 QUICK = Settings(
     model=ModelConfig("vgg11_bn", num_classes=11, width=1 / 32, native_size=32, dropout=0.0),
     classifier=TrainConfig(steps=3, batch_size=4, lr=0.01),
+    crops=6,
     stages=tuple(
         (f"FCN-{stride}s", stride, TrainConfig(steps=2, batch_size=2, lr=0.01, workers=0)) for stride in (32, 16, 8)
     ),
@@ -120,13 +122,17 @@ class SingleDigits:
 
     def __init__(self, split: str, size: int, length: int) -> None:
         self.split, self.size, self.length = split, size, length
+        self.drawn: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        images, classes = single_digits(self.split, self.size, [index])
-        return Sample(images[0], classes.astype(np.uint8).reshape(1, 1), f"digit-{self.split}-{index:05d}")
+        if index not in self.drawn:  # drawing one takes as long as learning from it
+            images, classes = single_digits(self.split, self.size, [index])
+            label = classes.astype(np.uint8).reshape(1, 1)
+            self.drawn[index] = Sample(images[0], label, f"digit-{self.split}-{index:05d}")
+        return self.drawn[index]
 
 
 def story(out: Path, settings: Settings = Settings()) -> Iterator[Event | Ending]:
@@ -170,7 +176,7 @@ def learn_single_digits(path: Path, settings: Settings) -> Any:
     dense, report = convolutionalize(build_classifier(settings.model, classes=11), size)
     state = State.of(dense, settings.classifier)
     steps = settings.classifier.steps or 1
-    digits = SingleDigits("train", size, length=steps * settings.classifier.batch_size)
+    digits = SingleDigits("train", size, settings.crops)
     for record in fit(state, digits, settings.classifier, INPUT):
         yield Event("classifier", record.step, steps, record.loss, record.images, record.seconds)
     tensors = dense.state_dict()

@@ -35,7 +35,7 @@ LENGTHS = {"train": 4000, "val": 200, "test": 200}
 
 TYPICAL = 84.0  # height of a typical digit in pixels; less in a scene too small for it
 HEIGHTS = (0.75, 1.3)  # the least and the greatest height, in typical heights: 63 to 109 pixels
-BOLD = 0.3  # how far the pen reaches beyond the stroke, in cells of the 8x8 digit: a broad brush, some 20 pixels wide
+BOLD = 0.2  # how far the pen reaches beyond the stroke, in cells of the 8x8 digit: a broad brush, some 18 pixels wide
 INK = 0.44  # the share of ink where a stroke ends: below one half, since a thin stroke never fills a cell
 FLATTEST = 0.3  # the least slope of the ink, per cell, that is taken for a border
 MARGIN, FINE = 2, 5  # empty cells around a glyph; samples per cell
@@ -220,7 +220,7 @@ def _alpha(distance: Plane, edge: float = EDGE) -> Plane:
 def _warped(easel: _Easel, field: Image.Image, centre: Point, height: float, turn: float) -> tuple[Box, Plane]:
     """A glyph turned by up to `turn` degrees, slanted, narrowed or widened; `height` is that of eight cells."""
     rng, cell = easel.rng, height / 8
-    angle, slant, width = np.radians(rng.uniform(-turn, turn)), rng.uniform(-0.18, 0.18), rng.uniform(0.9, 1.15)
+    angle, slant, width = np.radians(rng.uniform(-turn, turn)), rng.uniform(-0.1, 0.1), rng.uniform(0.95, 1.1)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = cell * rotation @ np.array([[width, slant], [0, 1]])  # cells (x, y) to pixels (x, y)
     box = easel.box(centre, 5 * np.abs(forward).sum(axis=1).max())
@@ -291,7 +291,7 @@ def _clutter(easel: _Easel) -> None:
         centre, kind = rng.random(2) * size, rng.random()
         if kind < 0.45:
             box, distance = _arc(easel, centre)
-        elif kind < 0.7:
+        elif kind < 0.85:
             box, distance = _blob(easel, centre)
         else:
             shard = _shard(int(rng.choice(easel.sources)), int(rng.integers(4)))
@@ -304,7 +304,7 @@ def _digit(easel: _Easel, centre: Point, height: float) -> int:
     """Write one digit over whatever is there, on canvas and label. Its class, k + 1."""
     rng, digit = easel.rng, int(easel.rng.integers(10))
     source = int(rng.choice(easel.sources[_handwriting()[1][easel.sources] == digit]))
-    box, distance = _warped(easel, _glyph(source), centre, height, turn=17)
+    box, distance = _warped(easel, _glyph(source), centre, height, turn=10)
     alpha = _alpha(distance)
     if alpha.any():
         shade = _alpha(distance + np.float32(0.03 * height), 0.12 * height) * np.float32(rng.uniform(0.1, 0.35))
