@@ -229,7 +229,9 @@ class TrainConfig:
         "auto", "arithmetic of the forward pass; auto is bf16 where the machine has it", ("auto", "fp32", "bf16")
     )
     seed: int = option(0, "with the step and the sample it decides every random choice", least=0)
-    workers: int = option(1, "processes that load images; the result does not depend on it", least=0)
+    workers: int | None = option(
+        None, "processes that load images (default: cores less two, at most 4); the result is the same", least=0
+    )
     eval_every: int | None = option(
         None, "steps between evaluations on the validation split (default: ten times a run)", least=1
     )

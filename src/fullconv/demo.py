@@ -49,7 +49,8 @@ INPUT = CONVENTIONS["rgb128"]
 class Settings:
     """What the demo does; the defaults take some three minutes on two cores.
 
-    stages: (name, stride, training) of each net. crops, scenes: how many different ones to train on. size: (height, width) of a scene.
+    stages: (name, stride, training) of each net. crops, scenes: how many different ones to train on. size: (height,
+    width) of a scene.
     unseen: validation scenes the nets are scored on. panorama: (height, width) of the scene the classifier reads.
     """
 

@@ -6,6 +6,7 @@ with any number of worker processes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,10 +81,15 @@ def collate(samples: list[Sample], fill: Fill) -> Batch:
     return Batch(images, labels, tuple(s.name for s in samples))
 
 
-def batches(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """The batches of steps `start` to `stop`, made ahead by so many worker processes (0: in this one)."""
+def batches(stream: Stream, start: int, stop: int, workers: int | None = None) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop`, made ahead by so many worker processes (0: in this one).
+
+    None: as many as there are cores beyond two, at most four; a net that trains on two cores wants both.
+    """
     from torch.utils.data import DataLoader
 
+    if workers is None:
+        workers = min(4, max(0, (os.cpu_count() or 1) - 2))
     steps: Any = _Steps(stream, start, stop)  # what DataLoader wants of a data set is len and getitem
     ahead = 4 if workers else None
     loader: Iterable[Batch | FullconvError] = DataLoader(
