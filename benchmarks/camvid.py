@@ -27,9 +27,8 @@ START = {
     "mobilenet_v2": ("mobilenet_v2_quant_dequantized.safetensors", "rgb128"),
     "squeezenet1_0": ("squeezenet1_0_deepcompression.safetensors", "bgr:104,117,123"),
 }
-# The pretrained SqueezeNet has neither batch norm nor small inputs (0 to 255): the rate that suits MobileNetV2
-# diverges.
-RATE = {"mobilenet_v2": "0.004", "squeezenet1_0": "0.0005"}
+# SqueezeNet has neither batch norm nor small inputs (0 to 255): with the rate that suits MobileNetV2 it diverges.
+RATE = {"mobilenet_v2": ["--lr", "0.004"], "squeezenet1_0": ["--lr", "0.001", "--warmup", "100"]}
 NAMES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
 
 
@@ -51,7 +50,6 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--net", choices=sorted(START), required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--lr")
     parser.add_argument("--random", action="store_true", help="the same run from random weights")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     args = parser.parse_args()
@@ -61,7 +59,7 @@ def main() -> None:
     run = args.out / name
     train = ["train", str(args.data), "--out", str(run), "--recipe", "laptop", "--backbone", args.net]
     train += ["--steps", str(args.steps), "--eval-every", str(args.steps)]
-    train += ["--lr", args.lr or RATE[args.net], "--input", convention]
+    train += [*RATE[args.net], "--input", convention]
     train += [] if args.random else ["--weights", str(args.weights / file)]
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "fullconv", *train], check=True)

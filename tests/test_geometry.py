@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window, bilinear_window, chain, overlap
+from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window, bilinear_window, chain
 
 small = st.integers(1, 5)
 
@@ -72,16 +72,6 @@ def test_receptive_field_composes_as_in_the_paper():
 def test_crop_of_a_crop_adds_up():
     assert AxisMap().cropped(3).cropped(4) == AxisMap().cropped(7)
     assert AxisMap().offset_to(AxisMap().cropped(7)) == 7
-
-
-@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 30), st.integers(1, 30))
-def test_overlap_is_where_both_have_cells(shift_a, shift_b, size_a, size_b):
-    a, b = IMAGE.cropped(shift_a), IMAGE.cropped(shift_b)
-    cut_a, cut_b, left = overlap(a, size_a, b, size_b)
-    shared = set(range(shift_a, shift_a + size_a)) & set(range(shift_b, shift_b + size_b))
-    assert max(left, 0) == len(shared)
-    if shared:
-        assert shift_a + cut_a == shift_b + cut_b == min(shared)
 
 
 @pytest.mark.parametrize("taps, works", [(63, True), (64, False)])

@@ -142,20 +142,6 @@ IMAGE = AxisMap()
 """The map of the image itself: every cell sees its own pixel."""
 
 
-def overlap(a: AxisMap, a_size: int, b: AxisMap, b_size: int) -> tuple[int, int, int]:
-    """How two features on grids of one stride are cropped to the cells that they share.
-
-    Gives (cells to cut from the front of a, of b, cells that remain). In the paper's nets the skip is always cropped
-    to the upsampled scores; with less padding it can be the other way round, and the difference of starts says which.
-
-    >>> overlap(AxisMap(), 10, AxisMap(start=Fraction(2)), 5)
-    (2, 0, 5)
-    """
-    offset = a.offset_to(b)
-    cut_a, cut_b = max(offset, 0), max(-offset, 0)
-    return cut_a, cut_b, min(a_size - cut_a, b_size - cut_b)
-
-
 def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
     """The transposed convolution that upsamples `coarse` by `factor` onto the grid of `target`.
 

@@ -91,7 +91,9 @@ def layered(
             settled.update({name: getattr(checked, name) for name in part})
         return cls(**settled)
 
-    if "epochs" in given and "steps" not in given:
+    if "epochs" in given and "steps" in given:
+        raise UsageError("command line: --steps and --epochs both say how long to train; give one of them")
+    if "epochs" in given:
         recipe.pop("steps", None)  # the length of the run given one way replaces the other
     model = layer(ModelConfig, MODEL_FLAGS, {name: header[name] for name in MODEL_FLAGS if name in header})
     return model, layer(TrainConfig, TRAIN_FLAGS, {}), given.get("input") or recipe.get("input")

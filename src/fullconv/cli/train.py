@@ -119,6 +119,9 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
     if made:
         rows.append(("split", made))
     console.print(key_values(rows))
+    height, width = job.dataset[0].image.shape[:2]
+    if config.crop is None and height * width > 1_500_000:
+        console.print(f"note: images of {height}x{width} as a whole need much memory and time; give --crop 512x512")
     if job.transplant is None and not job.state.step and model.backbone.startswith("vgg"):
         console.print(
             "note: a VGG from random weights rarely leaves the background; give --weights of a classifier (section 4.1)"

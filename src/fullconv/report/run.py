@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,6 +21,7 @@ from fullconv.labels import LabelSpace
 from fullconv.metrics import Counts, scores
 from fullconv.report import figures
 from fullconv.report.page import Code, Figure, Gallery, Section, Table, percent, render
+from fullconv.training.run import read_log
 
 FOUR = {
     "mean_iu": "mean IU",
@@ -51,7 +51,7 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
     Raises `UsageError` when the data is of another label space than the net, `RunError` when the file cannot be
     written.
     """
-    log = _read_log(folder / "log.jsonl")
+    log = read_log(folder)
     provenance = predictor.header.provenance
     evaluated = _evaluate(predictor, validation) if validation is not None and len(validation) else None
     names = predictor.labels.names
@@ -79,17 +79,6 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
     target = folder / "report.html"
     write_atomically(target, page.encode())
     return target
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of the run; a last line that a kill cut short is left out."""
-    lines: list[dict[str, Any]] = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
 
 
 def _evaluate(predictor: Predictor, validation: Dataset) -> Evaluated:

@@ -30,8 +30,8 @@ from fullconv.training.optimizer import NORMS, build_optimizer, learning_rate, s
 
 @dataclass(frozen=True)
 class Record:
-    """What happened in one step. `step` counts from 1; `seconds` is the time of this step, waiting for data
-    included.
+    """What happened in one step. `step` counts from 1; `seconds` is the time of this step: waiting for data
+    included, evaluation not.
     """
 
     step: int
@@ -129,11 +129,11 @@ def fit(
         loss.backward()
         state.optimizer.step()
         state.step += 1
+        seconds = time.perf_counter() - clock
 
         found = None
         if score is not None and (state.step % every == 0 or state.step == total):
             found = score(state.net)
             train_mode(state.net, freeze_bn)
-        now = time.perf_counter()
-        yield Record(state.step, value, lr, len(batch.names), int((label != ignore).sum()), now - clock, found)
+        yield Record(state.step, value, lr, len(batch.names), int((label != ignore).sum()), seconds, found)
         clock = time.perf_counter()

@@ -23,6 +23,7 @@ from fullconv.atomic import write_atomically
 from fullconv.config import InputConvention, ModelConfig, from_mapping, to_mapping
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
+from fullconv.weights.torchvision import paper_names
 
 FORMAT = 1
 """Version of the header; raised when its meaning changes."""
@@ -159,8 +160,6 @@ def transplant(net: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) 
     stay at zero. Every layer below the scores must be in the file; raises `UsageError` naming what is missing or
     does not fit.
     """
-    from fullconv.weights.torchvision import paper_names
-
     target = net.state_dict()
     if not any(name.startswith("backbone.") for name in tensors):
         tensors = {f"backbone.{name}": tensor for name, tensor in paper_names(tensors, target).items()}
