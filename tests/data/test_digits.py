@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.data import Dataset, digits
+from fullconv.data import Dataset, digits, handwriting
 from fullconv.data.digits import SPLITS, Digits, single_digits
 from fullconv.errors import UsageError
 from fullconv.labels import DIGITS
@@ -39,11 +39,11 @@ def test_no_handwritten_digit_stands_in_two_splits_and_none_is_lost() -> None:
 
 def test_a_scene_is_drawn_from_the_handwriting_of_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
     used: dict[str, set[int]] = {}
-    glyph, shard = digits._glyph, digits._shard
+    glyph, shard = digits.glyph, digits.shard_of
     for split in SPLITS:
         seen = used[split] = set()
-        monkeypatch.setattr(digits, "_glyph", lambda source, seen=seen: seen.add(source) or glyph(source))
-        monkeypatch.setattr(digits, "_shard", lambda source, part, seen=seen: seen.add(source) or shard(source, part))
+        monkeypatch.setattr(digits, "glyph", lambda source, seen=seen: seen.add(source) or glyph(source))
+        monkeypatch.setattr(digits, "shard_of", lambda source, part, seen=seen: seen.add(source) or shard(source, part))
         scenes = Digits(split, (96, 96))
         for i in range(20):
             scenes[i]
@@ -134,8 +134,8 @@ def test_single_digits_of_any_size(size: int) -> None:
 
 def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    digits._handwriting.cache_clear()
-    digits._sources.cache_clear()
+    handwriting.handwriting.cache_clear()
+    handwriting.sources_of.cache_clear()
     for needs in (lambda: Digits("train"), lambda: single_digits("train", 32, range(1))):
         with pytest.raises(UsageError, match=r"^digits: needs scikit-learn; pip install 'fullconv\[demo\]'$"):
             needs()
