@@ -64,3 +64,13 @@ def test_every_number_of_the_table_stands_in_a_result_file():
     assert rows
     for row in rows:
         assert row.split("|")[5].strip(" *") in measured, row
+
+
+def test_the_classes_file_of_the_data_page():
+    from fullconv.data.classes import parse_rules
+
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    rules = parse_rules(block.encode())
+    assert rules.names == ("background", "cell", "wall")
+    assert rules.mapping == {100: 1}

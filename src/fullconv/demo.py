@@ -55,11 +55,11 @@ class Settings:
     """
 
     model: ModelConfig = ModelConfig("vgg11_bn", num_classes=11, width=1 / 8, native_size=96, dropout=0.0)
-    classifier: TrainConfig = TrainConfig(steps=600, batch_size=32, lr=0.05, warmup=20)
+    classifier: TrainConfig = TrainConfig(steps=550, batch_size=32, lr=0.05, warmup=20)
     stages: tuple[tuple[str, int, TrainConfig], ...] = (
-        ("FCN-32s", 32, TrainConfig(steps=150, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
-        ("FCN-16s", 16, TrainConfig(steps=150, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
-        ("FCN-8s", 8, TrainConfig(steps=850, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
+        ("FCN-32s", 32, TrainConfig(steps=120, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
+        ("FCN-16s", 16, TrainConfig(steps=130, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
+        ("FCN-8s", 8, TrainConfig(steps=800, batch_size=8, lr=0.05, warmup=10, freeze_bn=False)),
     )
     crops: int = 6000
     scenes: int = 2000

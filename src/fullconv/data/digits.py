@@ -166,10 +166,10 @@ def _scene(rng: Rng, sources: Indices, size: tuple[int, int]) -> tuple[Bytes, By
     most = max(1, round(1.2 * size[0] * size[1] / easel.typical**2))
     placed = np.zeros((0, 3))  # y, x, height
     for height in easel.typical * rng.uniform(*HEIGHTS, rng.integers(1 + most // 2, most + 1)):
-        # Twenty attempts to find a place, all but a rim of the digit inside, where its disc meets no other.
+        # Forty attempts to find a place, all but a rim of the digit inside, where its disc hardly meets another.
         inset = np.minimum(0.45 * height, np.array(size) / 2)
-        centres = rng.uniform(inset, size - inset, (20, 2))
-        gaps = np.linalg.norm(centres[:, None] - placed[:, :2], axis=2) - 0.48 * (placed[:, 2] + height)
+        centres = rng.uniform(inset, size - inset, (40, 2))
+        gaps = np.linalg.norm(centres[:, None] - placed[:, :2], axis=2) - 0.44 * (placed[:, 2] + height)
         free = np.flatnonzero((gaps > 0).all(axis=1))
         if len(free):
             _digit(easel, centres[free[0]], height)
