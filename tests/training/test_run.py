@@ -81,6 +81,22 @@ def test_the_best_net_is_kept_with_the_score_it_really_has(whole, digits_folder)
 CONFIG_PRECISION = "bf16" if fullconv.training.bf16_is_fast() else "fp32"
 
 
+def test_a_split_that_was_made_is_written_down(digits_folder, tmp_path):
+    data = tmp_path / "data"
+    for kind in ("images", "labels"):
+        (data / kind).mkdir(parents=True)
+        for split in ("train", "val"):
+            for path in (digits_folder / split / kind).iterdir():
+                (data / kind / path.name).write_bytes(path.read_bytes())
+    (data / "classes.yaml").write_bytes((digits_folder / "classes.yaml").read_bytes())
+    list(records(start(tmp_path / "run", data, replace(CONFIG, steps=1))))
+    said = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert "split" in said["how"]
+    assert sorted(said["train"] + said["val"]) == sorted(path.stem for path in (data / "images").iterdir())
+    assert said["val"]
+    assert not set(said["train"]) & set(said["val"])
+
+
 def test_a_damaged_state_is_passed_over_for_the_one_before(whole, tmp_path):
     source = sorted((whole[0] / "last").glob("step-*"))
     for path in source:

@@ -1,4 +1,5 @@
-"""A run in a folder: `model.safetensors` (the best), `last/` (training state), `log.jsonl` (the records).
+"""A run in a folder: `model.safetensors` (the best), `last/` (training state), `log.jsonl` (the records), and
+`split.json` where the split was made here.
 
 What is here only consumes the records of `fit`: it writes them down, saves the state, keeps the best net.
 """
@@ -144,6 +145,7 @@ def records(run: Run) -> Iterator[Record]:
     log = run.folder / "log.jsonl"
     run.folder.mkdir(parents=True, exist_ok=True)
     _cut_log(log, run.state.step)
+    write_split(run)
     best = run.best
     predictor = Predictor(run.state.net, run.header, run.config.precision)
 
@@ -166,6 +168,16 @@ def records(run: Run) -> Iterator[Record]:
             if last or record.step % run.config.save_every == 0:
                 save_state(run.folder / "last", run.state, {**run.facts, "best": best})
             yield record
+
+
+def write_split(run: Run) -> None:
+    """Write down which images train and which validate, when the folder did not say and the split was made here."""
+    made = getattr(run.dataset, "split_made", None)
+    if made is None:
+        return
+    names = {split: [name for name, *_ in getattr(data, "pairs", ())]
+             for split, data in (("train", run.dataset), ("val", run.validation))}  # fmt: skip
+    write_atomically(run.folder / "split.json", json.dumps({"how": made, **names}, indent=1).encode())
 
 
 def save_best(run: Run, record: Record) -> None:
