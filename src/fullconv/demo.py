@@ -242,7 +242,8 @@ def figure_4(out: Path, settings: Settings, rows: int = 5) -> bytes:
     """Image, truth, and what each net says, side by side: the paper's figure 4."""
     nets = [(name, load(folder(out, name) / "model.safetensors")) for name, _, _ in settings.stages]
     pictures = []
-    for sample in list(Digits("val", settings.size, rows)):
+    scenes = Digits("val", settings.size, rows)
+    for sample in (scenes[i] for i in range(rows)):
         said = [colour_label(net(sample.image).prediction, DIGITS) for _, net in nets]
         pictures.append([sample.image, colour_label(sample.label, DIGITS), *said])
     return side_by_side(pictures, ("image", "truth", *(name for name, _ in nets)))
