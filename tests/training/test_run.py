@@ -44,11 +44,11 @@ def whole(digits_folder, tmp_path_factory):
     return folder, list(records(start(folder, digits_folder)))
 
 
-@pytest.mark.parametrize("stop", range(1, 6))
-@pytest.mark.parametrize("save_every, workers", [(1, 0), (2, 0), (2, 2)])
+STOPS = [(stop, save_every, 0) for stop in range(1, 6) for save_every in (1, 2)] + [(3, 2, 2)]
+
+
+@pytest.mark.parametrize("stop, save_every, workers", STOPS)
 def test_stopped_and_resumed_is_the_same_to_the_bit(whole, digits_folder, tmp_path, stop, save_every, workers):
-    if workers and stop != 3:
-        pytest.skip("one place of stopping is enough with worker processes")
     config = replace(CONFIG, save_every=save_every, workers=workers)
     for record in records(start(tmp_path, digits_folder, config)):
         if record.step == stop:
