@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fullconv.labels import LabelSpace
@@ -59,13 +59,17 @@ class Bar:
         self.console, self.title, self.total, self.done, self.every = console, title, total, done, every
         self.began, self.first, self.printed = time.monotonic(), done, time.monotonic()
         self.note = ""
-        self.live = (
-            Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-                     TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
-            if console.is_terminal
-            else None
-        )  # fmt: skip
+        # Narrow enough for a terminal of 80 columns with the longest note.
+        note, left = TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(10),
+            MofNCompleteColumn(),
+            note,
+            TextColumn("left"),
+            left,
+        )
+        self.live = Progress(*columns, console=console) if console.is_terminal else None
         self.task = self.live.add_task(title, total=total, completed=done, note="") if self.live else None
 
     def __enter__(self) -> Bar:
