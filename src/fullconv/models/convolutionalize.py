@@ -138,129 +138,143 @@ def convolutionalize(
     stride 2, receptive field 28, first cell centred on 27/2
     """
     height, width = (native_size, native_size) if isinstance(native_size, int) else native_size
-    graph_module = symbolic_trace(copy.deepcopy(classifier))
-    training = classifier.training
-    reference = next(classifier.parameters(), torch.zeros(()))
-    shapes_run = _Shapes(graph_module.eval())
-    try:
-        with torch.no_grad():
-            shapes_run.run(torch.zeros(1, channels, height, width, dtype=reference.dtype, device=reference.device))
-    except (RuntimeError, ValueError) as problem:
-        raise ConversionError(
-            f"{type(classifier).__name__}: it does not take an image of {height}x{width} "
-            f"({str(problem).strip().splitlines()[0]}); "
-            "give the native size of the classifier"
-        ) from None
-    shapes = shapes_run.shapes
-    changes: list[Change] = []
-    converted: list[str] = []
-    pools: list[str] = []
-    spatial: dict[
-        fx.Node, torch.Size
-    ] = {}  # values that were flat and stay maps now: their shape before the flattening
-
-    graph = graph_module.graph
-    for node in list(graph.nodes):
-        layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        name = str(node.target) if layer is not None else node.name
-        source = node.all_input_nodes[0] if node.all_input_nodes else None
-        if source is None or node.op == "output":
-            continue
-        if _is_flatten(node, layer, shapes):
-            spatial[source] = shapes[source]
-            changes.append(
-                Change(
-                    name,
-                    type(layer).__name__ if layer else str(getattr(node.target, "__name__", node.target)),
-                    "nothing",
-                )
-            )
-            _bypass(graph, node, source)
-        elif isinstance(layer, nn.Linear):
-            if source not in spatial:
-                raise ConversionError(
-                    f"layer '{name}' (Linear): it works on something other than a flattened map; no dense form is known"
-                )
-            over = spatial[source]
-            conv = fully_connected_as_convolution(layer, over[1], over[2], over[3])
-            graph_module.set_submodule(name, conv)
-            spatial[node] = torch.Size((1, layer.out_features, 1, 1))
-            if over[2] * over[3] > 1:
-                converted.append(name)
-            changes.append(Change(name, f"Linear {layer.in_features} -> {layer.out_features}",
-                                  f"Conv2d {over[1]} -> {layer.out_features}, {over[2]}x{over[3]}"))  # fmt: skip
-        elif (
-            isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
-            or node.target is F.adaptive_avg_pool2d
-            or _is_mean_over_map(node)
-        ):
-            pool = _dense_pool(name, layer, node, shapes, changes)
-            if pool is None:
-                _bypass(graph, node, source)
-            else:
-                pooled = name if layer is not None else f"{node.name}_pool"
-                graph_module.add_submodule(pooled, pool)
-                pools.append(pooled)
-                with graph.inserting_after(node):
-                    new = graph.call_module(pooled, (source,))
-                node.replace_all_uses_with(new)
-                graph.erase_node(node)
-                shapes[new] = torch.Size((*shapes[source][:2], 1, 1))
-                if len(shapes[node]) == 2:  # mean over the map flattens too
-                    spatial[new] = shapes[new]
-        elif source in spatial and node.op != "placeholder":
-            spatial[node] = spatial[source]
-    _drop_dead(graph)
-    graph.lint()
+    graph_module = symbolic_trace(copy.deepcopy(classifier)).eval()
+    name = type(classifier).__name__
+    surgery = _Surgery(graph_module, _shapes_at(graph_module, name, (1, channels, height, width)))
+    for node in list(graph_module.graph.nodes):
+        surgery.exchange(node)
+    _drop_dead(graph_module.graph)
+    graph_module.graph.lint()
     graph_module.recompile()
-    graph_module.train(training)
+    graph_module.train(classifier.training)
     try:
         trace = walk(graph_module, channels)
     except UsageError as problem:
-        raise ConversionError(f"{type(classifier).__name__}: {problem}") from None
-    return graph_module, Conversion(tuple(changes), tuple(converted), tuple(pools), (height, width), trace)
+        raise ConversionError(f"{name}: {problem}") from None
+    report = Conversion(tuple(surgery.changes), tuple(surgery.converted), tuple(surgery.pools), (height, width), trace)
+    return graph_module, report
 
 
-def _bypass(graph: fx.Graph, node: fx.Node, source: fx.Node) -> None:
-    node.replace_all_uses_with(source)
-    graph.erase_node(node)
+def _shapes_at(graph_module: fx.GraphModule, name: str, size: tuple[int, int, int, int]) -> dict[fx.Node, torch.Size]:
+    """The shapes for an image of a size; a classifier that does not take it is refused."""
+    like = next(graph_module.parameters(), torch.zeros(()))
+    run = _Shapes(graph_module)
+    try:
+        with torch.no_grad():
+            run.run(torch.zeros(size, dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ConversionError(
+            f"{name}: it does not take an image of {size[2]}x{size[3]} ({reason}); "
+            "give the native size of the classifier"
+        ) from None
+    return run.shapes
+
+
+class _Surgery:
+    """A graph whose layers are exchanged one by one, in their order, and the record of it.
+
+    spatial: the values that were flat and stay maps now, with their shape before the flattening.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
+        self.graph_module, self.graph, self.shapes = graph_module, graph_module.graph, shapes
+        self.changes: list[Change] = []
+        self.converted: list[str] = []
+        self.pools: list[str] = []
+        self.spatial: dict[fx.Node, torch.Size] = {}
+
+    def exchange(self, node: fx.Node) -> None:
+        """Put the dense form of one layer in its place, or leave it."""
+        if not node.all_input_nodes or node.op == "output":
+            return
+        source = node.all_input_nodes[0]
+        layer = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if _is_flatten(node, layer, self.shapes):
+            self.spatial[source] = self.shapes[source]
+            self.record(node, layer, _kind(node, layer), "nothing")
+            self.bypass(node, source)
+        elif isinstance(layer, nn.Linear):
+            self.linear(node, layer, source)
+        elif _is_pool_to_a_size(node, layer):
+            self.pool(node, layer, source)
+        elif source in self.spatial:
+            self.spatial[node] = self.spatial[source]
+
+    def record(self, node: fx.Node, layer: nn.Module | None, was: str, became: str) -> None:
+        """Note a change under the layer's name."""
+        self.changes.append(Change(_name(node, layer), was, became))
+
+    def bypass(self, node: fx.Node, source: fx.Node) -> None:
+        """Take a node out; what used it uses its source."""
+        node.replace_all_uses_with(source)
+        self.graph.erase_node(node)
+
+    def linear(self, node: fx.Node, layer: nn.Linear, source: fx.Node) -> None:
+        """A fully connected layer over a flattened map becomes the convolution that covers the map."""
+        name = str(node.target)
+        if source not in self.spatial:
+            raise ConversionError(
+                f"layer '{name}' (Linear): it works on something other than a flattened map; no dense form is known"
+            )
+        _, channels, height, width = self.spatial[source]
+        self.graph_module.set_submodule(name, fully_connected_as_convolution(layer, channels, height, width))
+        self.spatial[node] = torch.Size((1, layer.out_features, 1, 1))
+        if height * width > 1:
+            self.converted.append(name)
+        was = f"Linear {layer.in_features} -> {layer.out_features}"
+        self.record(node, layer, was, f"Conv2d {channels} -> {layer.out_features}, {height}x{width}")
+
+    def pool(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
+        """A pool to a given size: nothing where the map has that size, else the pool as large as the native map."""
+        before, after = self.shapes[source], self.shapes[node]
+        goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
+        kind, side = _kind(node, layer), f"{goal[0]}x{goal[1]}"
+        if goal == tuple(before[2:]) and goal != (1, 1):
+            self.record(node, layer, f"{kind} to {side}", "nothing (the map has that size already)")
+            self.bypass(node, source)
+            return
+        if goal != (1, 1):
+            raise ConversionError(
+                f"layer '{_name(node, layer)}' ({kind} from {before[2]}x{before[3]} to {side}): its windows depend on "
+                "the image's size; choose a native size at which the map has the pool's own size"
+            )
+        kernel = (before[2], before[3])
+        dense: nn.Module = (
+            nn.MaxPool2d(kernel, 1) if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(kernel, 1)
+        )
+        became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
+        self.record(node, layer, f"{kind} over the whole map", became)
+        name = str(node.target) if layer is not None else f"{node.name}_pool"
+        self.graph_module.add_submodule(name, dense)
+        self.pools.append(name)
+        with self.graph.inserting_after(node):
+            new = self.graph.call_module(name, (source,))
+        self.shapes[new] = torch.Size((*before[:2], 1, 1))
+        if len(after) == 2:  # a mean over the map flattens too
+            self.spatial[new] = self.shapes[new]
+        self.bypass(node, new)
+
+
+def _name(node: fx.Node, layer: nn.Module | None) -> str:
+    return str(node.target) if layer is not None else node.name
+
+
+def _kind(node: fx.Node, layer: nn.Module | None) -> str:
+    return type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
+
+
+def _is_pool_to_a_size(node: fx.Node, layer: nn.Module | None) -> bool:
+    adaptive = isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+    return adaptive or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node)
 
 
 def _drop_dead(graph: fx.Graph) -> None:
     """Removes what nothing uses any more (the sizes that a ``view`` asked for)."""
     for node in reversed(list(graph.nodes)):
-        if (
-            node.op not in ("output", "placeholder")
-            and not node.users
-            and (node.target in (getattr, operator.getitem, "size"))
-        ):
+        asked = node.op not in ("output", "placeholder") and node.target in (getattr, operator.getitem, "size")
+        if asked and not node.users:
             graph.erase_node(node)
-
-
-def _dense_pool(
-    name: str, layer: nn.Module | None, node: fx.Node, shapes: dict[fx.Node, torch.Size], changes: list[Change]
-) -> nn.Module | None:
-    """What stands for an adaptive or global pool: nothing where it changes nothing, else the pool of the native
-    map's size.
-    """
-    before, after = shapes[node.all_input_nodes[0]], shapes[node]
-    goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
-    kind = type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
-    if goal == tuple(before[2:]) and goal != (1, 1):
-        changes.append(Change(name, f"{kind} to {goal[0]}x{goal[1]}", "nothing (the map has that size already)"))
-        return None
-    if goal != (1, 1):
-        raise ConversionError(
-            f"layer '{name}' ({kind} from {before[2]}x{before[3]} to {goal[0]}x{goal[1]}): "
-            "its windows depend on the image's size; "
-            "choose a native size at which the map has the pool's own size"
-        )
-    kernel = (before[2], before[3])
-    pool: nn.Module = nn.MaxPool2d(kernel, 1) if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(kernel, 1)
-    changes.append(
-        Change(name, f"{kind} over the whole map", f"{type(pool).__name__} {kernel[0]}x{kernel[1]}, stride 1")
-    )
-    return pool
 
 
 def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
@@ -292,7 +306,8 @@ def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
             graph.erase_node(node)
     for node in list(graph.nodes):
         if node.op == "call_module" and str(node.target) in conversion.pools:
-            _bypass(graph, node, node.all_input_nodes[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
     trunk.delete_all_unused_submodules()
     trunk.recompile()
     return trunk
