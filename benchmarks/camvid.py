@@ -4,8 +4,8 @@
     python benchmarks/camvid.py DATA WEIGHTS --net mobilenet_v2 --steps 2400 --random
 
 DATA has train/ and val/ with images/ and labels/ (SegNet's split, 11 classes); WEIGHTS is the folder of the
-classifiers. The net is scored once, after the last step, so the validation split chose nothing. The result goes to
-benchmarks/results/.
+classifiers. The net is scored once, after the last step, so the validation split chose no checkpoint; batch size and
+learning rates were chosen by short runs that it scored. The result goes to benchmarks/results/.
 """
 
 from __future__ import annotations
