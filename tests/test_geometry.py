@@ -1,5 +1,6 @@
 """The laws of the maps, and the published figures that must come out of them."""
 
+import functools
 from fractions import Fraction
 
 import pytest
@@ -8,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window, bilinear_window, chain
+from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window, bilinear_window
 
 small = st.integers(1, 5)
+
+
+def chain(windows):
+    """The map after a line of layers."""
+    return functools.reduce(AxisMap.then, windows, IMAGE)
 
 
 @st.composite

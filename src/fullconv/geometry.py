@@ -10,7 +10,7 @@ Pixel centres lie on the whole numbers, the first pixel at 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -162,14 +162,3 @@ def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
         f"upsampling by {factor}: neither {2 * factor} nor {2 * factor - 1} taps bring "
         f"{coarse} onto {target}; change a padding"
     )
-
-
-def chain(windows: Sequence[Window], start: AxisMap = IMAGE) -> AxisMap:
-    """The map after a line of layers.
-
-    >>> chain([Window(11, 4), Window(3, 2)])
-    AxisMap(stride=8, start=9, field=19)
-    """
-    for window in windows:
-        start = start.then(window)
-    return start

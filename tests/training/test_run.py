@@ -81,6 +81,15 @@ def test_the_best_net_is_kept_with_the_score_it_really_has(whole, digits_folder)
 CONFIG_PRECISION = "bf16" if fullconv.training.bf16_is_fast() else "fp32"
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_batch_norm_keeps_its_statistics(digits_folder, frozen):
+    net = fullconv.build(replace(MODEL, backbone="vgg11_bn", num_classes=11))
+    before = net.backbone.bn1_1.running_mean.clone()
+    config = replace(CONFIG, freeze_bn=frozen)
+    next(fit(State.of(net, config), open_dataset(digits_folder, "train"), config, CONVENTIONS["torchvision"]))
+    assert torch.equal(net.backbone.bn1_1.running_mean, before) == frozen
+
+
 def test_a_split_that_was_made_is_written_down(digits_folder, tmp_path):
     data = tmp_path / "data"
     for kind in ("images", "labels"):

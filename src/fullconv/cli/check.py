@@ -44,7 +44,7 @@ def show(console: Any, found: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fullconv.cli.show import percent
+    from fullconv.report import percent
 
     splits = Table("split", header_style="bold", box=None, pad_edge=False)
     for title in ("images", "sizes (height x width)", "void", "all void", "all background"):

@@ -7,6 +7,7 @@ trained, each from the one before, and scored on handwriting that no training sa
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,20 @@ def run(args: argparse.Namespace) -> int:
 
     settings = QUICK if args.quick else Settings()
     chapter, bar, ending = None, None, None
-    try:
+    with ExitStack() as open_bar:
         for event in story(args.out, settings):
             if isinstance(event, Ending):
                 ending = event
                 continue
             if event.total and event.chapter != chapter:
-                if bar is not None:
-                    bar.__exit__(None, None, None)
+                open_bar.close()
                 chapter = event.chapter
-                bar = Bar(console, f"training {chapter}", event.total).__enter__()
+                bar = open_bar.enter_context(Bar(console, f"training {chapter}", event.total))
             if bar is not None and event.total and event.loss is not None:
                 rate = event.images / max(event.seconds, 1e-9)
                 bar.update(event.step, f"loss {event.loss:.3f}  {rate:.0f} images/s")
             if event.says:
                 (bar.line if bar is not None else console.print)(event.says)
-    finally:
-        if bar is not None:
-            bar.__exit__(None, None, None)
     assert ending is not None
     if args.json:
         print_json(as_json(ending, time.perf_counter() - began))
@@ -74,7 +71,7 @@ def show(console: Any, ending: Any, unseen: int) -> None:
     """The table at the end."""
     from rich.table import Table
 
-    from fullconv.cli.show import percent
+    from fullconv.report import percent
 
     table = Table("net", header_style="bold", box=None, pad_edge=False)
     for title in ("pixel acc.", "mean acc.", "mean IU", "f.w. IU", "seconds"):

@@ -15,15 +15,7 @@ from rich.table import Table
 
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Scores
-
-
-def percent(value: float | None) -> str:
-    """A fraction in percent with one decimal, as the paper prints it; "-" for none.
-
-    >>> percent(0.6274), percent(None)
-    ('62.7', '-')
-    """
-    return "-" if value is None else f"{100 * value:.1f}"
+from fullconv.report import percent
 
 
 def four_numbers(found: Scores) -> str:

@@ -157,7 +157,7 @@ def follow(console: Any, job: Run, as_lines: bool) -> None:
 
 def step(bar: Bar, record: Record) -> None:
     """Progress of one record."""
-    from fullconv.cli.show import percent
+    from fullconv.report import percent
 
     reached = f"  mean IU {percent(record.scores.mean_iu)}" if record.scores else ""
     bar.update(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 
-SPLITS = ("train", "val", "test", "trainval")
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def open_dataset(name_or_path: str | Path, split: str) -> Dataset:
     >>> scenes[0].image.shape[2], len(scenes.labels)
     (3, 11)
     """
-    if split not in SPLITS:
-        raise UsageError(f"split '{split}': there is no such split; One of: {', '.join(SPLITS)}")
+    known = (*SPLITS, "trainval")  # the last is PASCAL VOC's
+    if split not in known:
+        raise UsageError(f"split '{split}': there is no such split; One of: {', '.join(known)}")
     if str(name_or_path) == "digits":
         from fullconv.data.digits import Digits
 

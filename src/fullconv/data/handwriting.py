@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fullconv.data import SPLITS
 from fullconv.errors import UsageError, suggestion
 
 Indices = NDArray[np.int64]
 Plane = NDArray[np.float32]
-
-SPLITS = ("train", "val", "test")
 
 BOLD = 0.2  # how far the pen reaches beyond the stroke, in cells of the 8x8 digit: a broad brush, some 18 pixels wide
 INK = 0.44  # the share of ink where a stroke ends: below one half, since a thin stroke never fills a cell

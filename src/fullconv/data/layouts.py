@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fullconv.data import SPLITS
 from fullconv.data.formats import FORMAT_SUFFIXES
 from fullconv.errors import UsageError, shown
 
-SPLITS = ("train", "val", "test")
 MASK_FOLDERS = ("labels", "masks", "annotations")
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy", ".gif")

@@ -63,7 +63,7 @@ def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: Model
     trace = walk(trunk)
     features = choose_features(trunk, trace, config.stride, stages, config.backbone)
     give_features(trunk, features)
-    return FCN(trunk, walk(trunk), features, config.num_classes, config.upsample)
+    return FCN(trunk, trace, features, config.num_classes, config.upsample)
 
 
 def apply_padding(trunk: fx.GraphModule, conversion: Conversion, policy: str) -> None:

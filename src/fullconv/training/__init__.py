@@ -85,7 +85,6 @@ def fit(
     config: TrainConfig,
     convention: InputConvention,
     *,
-    freeze_bn: bool = False,
     transform: Transform | None = None,
     score: Callable[[nn.Module], Scores] | None = None,
 ) -> Iterator[Record]:
@@ -105,6 +104,7 @@ def fit(
     every = config.eval_every or max(1, total // 10)
     half = chosen_precision(config.precision)
     precision = torch.autocast("cpu", half) if half != torch.float32 else contextlib.nullcontext()
+    freeze_bn = bool(config.freeze_bn)
     train_mode(state.net, freeze_bn)
 
     clock = time.perf_counter()

@@ -46,7 +46,6 @@ class Run:
     facts: dict[str, Any]
     best: float | None
     transplant: Transplant | None
-    freeze_bn: bool
 
     @property
     def total(self) -> int:
@@ -97,7 +96,12 @@ def prepare(
         tensors, _ = weights.load(start)
         taken = weights.transplant(net, tensors, str(start))
         begun_with = weights.fingerprint(tensors)
-    config = replace(config, precision="bf16" if chosen_precision(config.precision) == torch.bfloat16 else "fp32")
+    # What was left to be decided is decided here, so that it is written down and compared on resume.
+    config = replace(
+        config,
+        precision="bf16" if chosen_precision(config.precision) == torch.bfloat16 else "fp32",
+        freeze_bn=start is not None if config.freeze_bn is None else config.freeze_bn,
+    )
     facts = {
         "data": data_fingerprint(dataset),
         "weights": begun_with,
@@ -122,8 +126,7 @@ def prepare(
         "command": command,
     }
     header = Header(model, dataset.labels, convention, provenance=provenance)
-    freeze_bn = config.freeze_bn if config.freeze_bn is not None else start is not None
-    return Run(folder, state, header, config, dataset, validation, facts, best, taken, freeze_bn)
+    return Run(folder, state, header, config, dataset, validation, facts, best, taken)
 
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -154,10 +157,8 @@ def records(run: Run) -> Iterator[Record]:
         return evaluate(predictor, run.validation)
 
     with log.open("a", encoding="utf-8") as file:
-        for record in fit(
-            run.state, run.dataset, run.config, run.header.input,
-            freeze_bn=run.freeze_bn, score=score if run.validation is not None else None,
-        ):  # fmt: skip
+        scorer = score if run.validation is not None else None
+        for record in fit(run.state, run.dataset, run.config, run.header.input, score=scorer):
             file.write(json.dumps(as_json(record, run.header.labels.names)) + "\n")
             file.flush()
             last = record.step == run.total
