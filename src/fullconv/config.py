@@ -133,6 +133,31 @@ class ModelConfig:
     native_size: int | None = option(
         None, "side of the crop the classifier was made for; its own (224, 227, 28) if not given", least=1
     )
+    levels: str = option(
+        "all",
+        "which strides are scored: all from the coarsest down to --stride (a skip net), or the finest alone "
+        "(the paper's pool4-only, an ablation)",
+        ("all", "finest"),
+    )
+    fuse: str = option(
+        "sum", "how a skip joins the upsampled scores; the paper found max hard to train", ("sum", "max")
+    )
+    skip_scale: float = option(
+        1.0, "factor on the n-th skip's feature, to the power n: 0.01 is the at-once FCN-8s (0.01 and 0.0001)", least=0
+    )
+    last_pool: str = option(
+        "strided",
+        "the last subsampling of the trunk: kept, dilated (stride 1, what follows is dilated: same weights), or "
+        "enlarged (stride 1, fc6 twice as large: 14x14 for a VGG, section 4.3)",
+        ("strided", "dilated", "enlarged"),
+    )
+    channels: int = option(3, "channels of the input; 4 for early fusion of colour and depth (NYUDv2 RGB-D)", least=1)
+    late_fusion: str = option(
+        "none",
+        "two whole streams (colour and HHA), whose scores are averaged as in the released net or summed as printed",
+        ("none", "average", "sum"),
+    )
+    geometric_classes: int | None = option(None, "classes of a second head (SIFT Flow's geometric labels: 3)", least=1)
 
 
 @dataclass(frozen=True)
@@ -140,7 +165,8 @@ class InputConvention:
     """How pixels become the input of a net: ``(pixels[order] - mean) / std``, pixels 0 to 255. Data of the weights,
     not of the code.
 
-    `mean` and `std` are in the order of the channels as the net takes them.
+    `mean` and `std` are in the order of the channels as the net takes them. `order` is that of the first three;
+    channels after them (depth, HHA) stay as they are.
 
     >>> InputConvention.named("caffe").order, InputConvention.named("bgr:104,117,123").mean
     ('bgr', (104.0, 117.0, 123.0))
@@ -160,11 +186,11 @@ class InputConvention:
             mean, _, std = numbers.partition("/")
             means = tuple(float(m) for m in mean.split(","))
             stds = tuple(float(s) for s in (std or "1").split(","))
-            stds = stds * 3 if len(stds) == 1 else stds
+            stds = stds * len(means) if len(stds) == 1 else stds
             if (
                 order not in ("rgb", "bgr")
-                or len(means) != 3
-                or len(stds) != 3
+                or len(means) < 3
+                or len(stds) != len(means)
                 or not all(map(math.isfinite, means))
                 or min(stds) <= 0
             ):

@@ -14,6 +14,7 @@ from fullconv.models.backbones import backbone
 from fullconv.models.convolutionalize import Conversion, convolutionalize, decapitate
 from fullconv.models.fcn import FCN
 from fullconv.models.trace import Trace, node_names, walk
+from fullconv.models.variants import dilate_last_pool, enlarge_last_pool, first_convolution, take_channels
 
 PAPER_PADDING = 100
 """The padding of the first convolution in every released net (section 4.1 of the authors' code)."""
@@ -59,11 +60,18 @@ def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: Model
     may be skips.
     """
     trunk = decapitate(dense, conversion)
+    take_channels(trunk, config.channels)
+    if config.last_pool == "enlarged":
+        enlarge_last_pool(trunk, conversion)
     apply_padding(trunk, conversion, config.padding)
-    trace = walk(trunk)
+    if config.last_pool == "dilated":
+        trunk = dilate_last_pool(trunk, config.channels)
+    trace = walk(trunk, config.channels)
     features = choose_features(trunk, trace, config.stride, stages, config.backbone)
+    if config.levels == "finest":
+        features = features[-1:]
     give_features(trunk, features)
-    return FCN(trunk, trace, features, config.num_classes, config.upsample)
+    return FCN(trunk, walk(trunk, config.channels), features, config)
 
 
 def apply_padding(trunk: fx.GraphModule, conversion: Conversion, policy: str) -> None:
@@ -74,12 +82,7 @@ def apply_padding(trunk: fx.GraphModule, conversion: Conversion, policy: str) ->
     is the net's margin.
     """
     if policy == "paper":
-        first = next(
-            m
-            for m in (trunk.get_submodule(str(n.target)) for n in trunk.graph.nodes if n.op == "call_module")
-            if isinstance(m, nn.Conv2d)
-        )
-        first.padding = (PAPER_PADDING, PAPER_PADDING)
+        first_convolution(trunk)[1].padding = (PAPER_PADDING, PAPER_PADDING)
         return
     for name in conversion.converted:
         if name in dict(trunk.named_modules()):
@@ -116,11 +119,15 @@ def choose_features(graph_module: fx.GraphModule, trace: Trace, stride: int, sta
 
 
 def give_features(graph_module: fx.GraphModule, features: Sequence[str]) -> None:
-    """Makes the graph give the named features as a tuple."""
+    """Makes the graph give the named features as a tuple, and takes out what none of them needs."""
     names = node_names(graph_module.graph)
     nodes = {name: node for node, name in names.items()}
     output = next(node for node in graph_module.graph.nodes if node.op == "output")
     output.args = (tuple(nodes[feature] for feature in features),)
+    for node in reversed(list(graph_module.graph.nodes)):
+        if node.op not in ("output", "placeholder") and not node.users:
+            graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
     graph_module.graph.lint()
     graph_module.recompile()
 

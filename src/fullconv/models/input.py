@@ -9,7 +9,9 @@ from fullconv.config import InputConvention
 
 
 def to_input(images: Tensor, convention: InputConvention) -> Tensor:
-    """(N, H, W, 3) uint8 RGB to (N, 3, H, W) float32 in the channel order, mean and scale of the weights.
+    """(N, H, W, C) uint8 to (N, C, H, W) float32 in the channel order, mean and scale of the weights.
+
+    The first three channels are RGB; those after them (depth, HHA) stay in their order.
 
     >>> red = torch.tensor([[[[255, 0, 0]]]], dtype=torch.uint8)
     >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).flatten()
@@ -17,7 +19,7 @@ def to_input(images: Tensor, convention: InputConvention) -> Tensor:
     """
     channels = images.permute(0, 3, 1, 2)
     if convention.order == "bgr":
-        channels = channels.flip(1)
-    mean = torch.tensor(convention.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(convention.std, device=images.device).view(1, 3, 1, 1)
+        channels = torch.cat([channels[:, :3].flip(1), channels[:, 3:]], 1)
+    mean = torch.tensor(convention.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(convention.std, device=images.device).view(1, -1, 1, 1)
     return (channels.float() - mean) / std
