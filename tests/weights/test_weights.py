@@ -15,7 +15,8 @@ from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 from fullconv.models import build, build_classifier
 from fullconv.models.backbones import BACKBONES
-from fullconv.weights import Header, Transplant, transplant
+from fullconv.weights import Header
+from fullconv.weights.transplant import Transplant, transplant
 
 SMALL = ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 32, native_size=64)
 
@@ -80,7 +81,7 @@ def test_a_classifier_goes_into_the_fcn_on_it(name):
     classifier = build_classifier(model, classes=9)
     net = build(model)
     done = transplant(net, classifier.state_dict(), "classifier")
-    assert all(part.startswith(("score", "upscore")) for part in done.fresh)
+    assert all(part.startswith(("score", "upscore")) for part in done.missing)
     flat = {key: tensor.flatten() for key, tensor in classifier.state_dict().items()}
     for key, tensor in net.state_dict().items():
         if key.startswith("backbone.") and not key.endswith("num_batches_tracked"):
@@ -148,7 +149,7 @@ def test_scores_for_other_classes_stay_at_zero():
     torch.nn.init.ones_(other.score_fr.weight)
     done = transplant(net, other.state_dict(), "file")
     assert isinstance(done, Transplant)
-    assert "score_fr.weight" in done.fresh
+    assert "score_fr.weight" in done.missing
     assert not net.score_fr.weight.any()
 
 
@@ -168,5 +169,5 @@ def test_real_weights_load_by_torchvisions_names(shared_data, name, file):
     classifier = BACKBONES[name].make(num_classes=1000)
     classifier.load_state_dict(tensors, strict=True)
     done = transplant(build(ModelConfig(name, stride=8, num_classes=11)), safetensors.torch.load_file(path), file)
-    taken = {key.removeprefix("backbone.") for key in done.copied}
+    taken = {key.removeprefix("backbone.") for key in done.taken}
     assert taken == set(tensors) - {"classifier.1.weight", "classifier.1.bias"}  # all but the class scores

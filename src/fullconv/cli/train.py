@@ -104,7 +104,7 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
 
     model, config = job.header.model, job.config
     parameters = sum(p.numel() for p in job.state.net.parameters())
-    begin = "random weights" if job.transplant is None else f"{args.weights} ({len(job.transplant.copied)} tensors)"
+    begin = "random weights" if job.transplant is None else f"{args.weights} ({len(job.transplant.taken)} tensors)"
     val = "none" if job.validation is None else f"{len(job.validation)} images"
     rows = [
         ("net", f"FCN-{model.stride}s on {model.backbone}, {parameters:,} parameters, {model.padding} padding, "

@@ -22,7 +22,6 @@ from fullconv.models.alignment import least_margin, plan_joins
 from fullconv.models.trace import Trace
 from fullconv.models.upsample import Upsample
 
-
 STREAMS = ("color", "hha")
 """The two streams of late fusion, by the names of the released NYUDv2 net: one for the image, one for the depth."""
 
@@ -44,11 +43,11 @@ class FCN(nn.Module):
 
     def __init__(self, backbone: fx.GraphModule, trace: Trace, features: Sequence[str], config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.trace = trace
         self.features = tuple(features)
         self.num_classes = config.num_classes
         self.fuse = {"sum": operator.add, "max": torch.maximum}[config.fuse]
-        self.skip_scale = config.skip_scale
         self.stream_weight = 0.5 if config.late_fusion == "average" else 1.0
         self.streams = ("",) if config.late_fusion == "none" else tuple(f"_{stream}" for stream in STREAMS)
         classes = {"semantic": config.num_classes, "geometric": config.geometric_classes}
@@ -107,7 +106,7 @@ class FCN(nn.Module):
 
         The feature of the n-th skip is multiplied by ``skip_scale ** n`` first: the at-once net's 0.01 and 0.0001.
         """
-        scale = self.skip_scale**level
+        scale = self.config.skip_scale**level
         found: list[Tensor] = []
         for stream, features in zip(self.streams, streams, strict=True):
             feature = features[level] * scale if scale != 1 else features[level]

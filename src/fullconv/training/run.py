@@ -26,7 +26,8 @@ from fullconv.metrics import Scores
 from fullconv.models import build
 from fullconv.training import Record, State, chosen_precision, fit
 from fullconv.training.checkpoint import newest_state, restore, save_state
-from fullconv.weights import Header, Transplant
+from fullconv.weights import Header
+from fullconv.weights.transplant import Transplant, transplant
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def prepare(
     taken, begun_with = None, None
     if start is not None:
         tensors, _ = weights.load(start)
-        taken = weights.transplant(net, tensors, str(start))
+        taken = transplant(net, tensors, str(start))
         begun_with = weights.fingerprint(tensors)
     # What was left to be decided is decided here, so that it is written down and compared on resume.
     config = replace(

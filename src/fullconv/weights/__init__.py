@@ -23,7 +23,6 @@ from fullconv.atomic import write_atomically
 from fullconv.config import InputConvention, ModelConfig, from_mapping, to_mapping
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
-from fullconv.weights.torchvision import paper_names
 
 FORMAT = 1
 """Version of the header; raised when its meaning changes."""
@@ -141,51 +140,3 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header | None]:
     """Read tensors and header; the header is None for a file of plain tensors."""
     tensors, header = unpack(path)
     return tensors, Header.from_dict(header, str(path)) if header is not None else None
-
-
-@dataclass(frozen=True)
-class Transplant:
-    """What `transplant` did, by parameter name: taken over, left out of the file, and left as the net had it."""
-
-    copied: tuple[str, ...]
-    unused: tuple[str, ...]
-    fresh: tuple[str, ...]
-
-
-def transplant(net: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> Transplant:
-    """Copy weights into an FCN by name: from a coarser FCN (32s -> 16s -> 8s), or from the classifier it stands on
-    (section 4.1).
-
-    A fully connected weight goes into its convolution by a flat copy. Score layers for another number of classes
-    stay at zero. Every layer below the scores must be in the file; raises `UsageError` naming what is missing or
-    does not fit.
-    """
-    target = net.state_dict()
-    if not any(name.startswith("backbone.") for name in tensors):
-        tensors = {f"backbone.{name}": tensor for name, tensor in paper_names(tensors, target).items()}
-    copied, fresh = [], []
-    for name, mine in target.items():
-        head = not name.startswith("backbone.")
-        theirs = tensors.get(name)
-        if theirs is None and name.endswith("num_batches_tracked"):
-            continue
-        if theirs is None or (theirs.shape != mine.shape and head):
-            if not head:
-                raise UsageError(
-                    f"{where}: it has no '{name.removeprefix('backbone.')}'; these weights are of another backbone"
-                )
-            fresh.append(name)
-            continue
-        if theirs.numel() != mine.numel() or theirs.shape[0:1] != mine.shape[0:1]:
-            raise UsageError(
-                f"{where}: '{name.removeprefix('backbone.')}' is {tuple(theirs.shape)}, "
-                f"the net wants {tuple(mine.shape)}; "
-                "check --backbone, --width and --native-size"
-            )
-        if not bool(torch.isfinite(theirs).all()):
-            raise UsageError(f"{where}: '{name}' has values that are not finite; take another copy")
-        copied.append(name)
-    with torch.no_grad():
-        for name in copied:
-            target[name].copy_(tensors[name].reshape(target[name].shape))
-    return Transplant(tuple(copied), tuple(sorted(set(tensors) - set(copied))), tuple(fresh))
