@@ -215,6 +215,12 @@ class InputConvention:
 CONVENTIONS = {
     # Caffe's ILSVRC nets and all released FCNs: BGR, the ILSVRC mean taken off, no division.
     "caffe": InputConvention("bgr", (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
+    # The released nets for other data sets. HHA is not reversed, and depth comes as its logarithm.
+    "nyud-color": InputConvention("bgr", (116.190, 97.203, 92.318), (1.0, 1.0, 1.0)),
+    "nyud-hha": InputConvention("rgb", (132.431, 94.076, 118.477), (1.0, 1.0, 1.0)),
+    "nyud-color-d": InputConvention("bgr", (116.190, 97.203, 92.318, 7.844), (1.0,) * 4),
+    "nyud-color-hha": InputConvention("bgr", (116.190, 97.203, 92.318, 132.431, 94.076, 118.477), (1.0,) * 6),
+    "siftflow": InputConvention("bgr", (114.578, 115.294, 108.353), (1.0, 1.0, 1.0)),
     # torchvision's ImageNet weights: RGB in 0..1, standardised; here in units of 0..255.
     "torchvision": InputConvention(),
     # TensorFlow's MobileNets: RGB in -1..1.

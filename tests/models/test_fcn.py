@@ -9,7 +9,7 @@ from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
 from fullconv.models import build
 from fullconv.models.backbones import BACKBONES
-from fullconv.weights import transplant
+from fullconv.weights.transplant import transplant
 
 SMALL = {name: {"width": 1 / 32} for name in BACKBONES if name.startswith("vgg")} | {
     "lenet": {"width": 0.1},
@@ -104,7 +104,7 @@ def test_a_finer_net_starts_with_the_prediction_of_the_coarser(backbone, padding
     for stride in (16, 8):
         fine = small(backbone, stride, padding=padding)
         done = transplant(fine, coarse.state_dict(), "coarser net")
-        assert sorted(done.fresh) == sorted(f"score_pool{4 if stride == 16 else 3}.{p}" for p in ("weight", "bias"))
+        assert sorted(done.missing) == sorted(f"score_pool{4 if stride == 16 else 3}.{p}" for p in ("weight", "bias"))
         with torch.no_grad():
             a, b = coarse(image), fine(image)
         inside = (slice(None), slice(None), slice(40, -40), slice(40, -40))

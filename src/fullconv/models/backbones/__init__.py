@@ -11,8 +11,11 @@ from functools import partial
 from torch import nn
 
 from fullconv.errors import UsageError, suggestion
+from fullconv.models.backbones.alexnet import alexnet
+from fullconv.models.backbones.googlenet import googlenet
 from fullconv.models.backbones.lenet import lenet
 from fullconv.models.backbones.mobilenet import MobileNetV2
+from fullconv.models.backbones.resnet import BLOCKS, resnet
 from fullconv.models.backbones.squeezenet import SqueezeNet
 from fullconv.models.backbones.vgg import CONVOLUTIONS, vgg
 
@@ -33,11 +36,15 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "lenet": Backbone(lenet, 28, r"pool\d", resizable=True),
+    "caffenet": Backbone(partial(alexnet, "caffenet"), 227, r"pool\d", resizable=True),
+    "alexnet": Backbone(partial(alexnet, "alexnet"), 227, r"pool\d", resizable=True),
     **{f"vgg{depth}": Backbone(partial(vgg, depth), 224, r"pool\d", resizable=True) for depth in CONVOLUTIONS},
     **{
         f"vgg{depth}_bn": Backbone(partial(vgg, depth, norm=True), 224, r"pool\d", resizable=True)
         for depth in CONVOLUTIONS
     },
+    "googlenet": Backbone(googlenet, 224, r"conv\d|inception_\d[a-e]"),
+    **{f"resnet{depth}": Backbone(partial(resnet, depth), 224, r"layer\d") for depth in BLOCKS},
     "squeezenet1_0": Backbone(partial(SqueezeNet, "1_0"), 227, r"features\.\d+"),
     "squeezenet1_1": Backbone(partial(SqueezeNet, "1_1"), 224, r"features\.\d+"),
     "mobilenet_v2": Backbone(MobileNetV2, 224, r"features\.\d+"),
