@@ -22,10 +22,11 @@ from fullconv.models.backbones.vgg import CONVOLUTIONS, vgg
 
 @dataclass(frozen=True)
 class Backbone:
-    """A family member: how it is made, the crop it was made for, and the convention of its published weights.
+    """A family member: how it is made, and the crop it was made for.
 
-    `stages` are the features a skip may come from, by the beginning of their names: the end of each block of layers.
-    Which of them has stride 16 or 8 is found by the geometry.
+    stages: pattern of the names of the modules that a skip may come from: the last of each block of layers. Which of
+    them has stride 16 or 8 is found by the geometry.
+    resizable: whether it can be made for another crop, by `native_size`.
     """
 
     make: Callable[..., nn.Module]

@@ -8,6 +8,7 @@ channels, without groups and normalization; its weights fit neither.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import count
 from typing import Literal
 
 from torch import nn
@@ -30,11 +31,14 @@ def alexnet(
     """A CaffeNet or AlexNet classifier: (N, 3, native, native) -> (N, num_classes); stride 32.
 
     `order`: CaffeNet pools, then normalizes; AlexNet normalizes, then pools. Nothing else differs, the keys of the
-    weights included. `width` scales every channel count, fc6 and fc7 included, to even counts where there are groups;
-    `native_size` decides the kernel of fc6, 6x6 at 227. The first convolution has no padding, and pools are in ceil
-    mode, as Caffe's are.
+    weights included. `width` scales every channel count, fc6 and fc7 included; those of the convolutions stay even, for
+    the groups. `native_size` decides the kernel of fc6, 6x6 at 227. The first convolution has no padding, and pools are
+    in ceil mode, as Caffe's are.
 
     Raises `UsageError` for a `native_size` of which nothing is left after pool5.
+
+    >>> alexnet("caffenet", width=1 / 16).fc6, alexnet("caffenet", width=1 / 16, native_size=99).fc6
+    (Linear(in_features=576, out_features=256, bias=True), Linear(in_features=64, out_features=256, bias=True))
     """
     c1, c2, c3, c4, c5 = (GROUPS * max(1, round(channels * width / GROUPS)) for channels in CHANNELS)
     hidden = max(1, round(4096 * width))
@@ -102,6 +106,6 @@ def _side_of_the_map(trunk: nn.Sequential, native_size: int) -> int:
     trace = walk(trunk)
     side = trace.sizes(native_size)[trace.last.name]
     if side < 1:
-        least = next(size for size in range(native_size, 228) if trace.sizes(size)[trace.last.name] > 0)
+        least = next(size for size in count(native_size) if trace.sizes(size)[trace.last.name] > 0)
         raise UsageError(f"native_size {native_size}: nothing of it is left after pool5; give {least} or more")
     return side

@@ -72,6 +72,9 @@ def googlenet(num_classes: int = 1000, width: float = 1.0) -> nn.Sequential:
 
     `width` scales every channel count. Caffe's final pool is 7x7, which on the native crop is the whole map; here it is
     global on every crop, so that it is known for what it is and an FCN leaves it out (section 4.1).
+
+    >>> [name for name in googlenet(width=1 / 16).state_dict() if "4a" in name and name.endswith("weight")][:3]
+    ['inception_4a.1x1.weight', 'inception_4a.3x3_reduce.weight', 'inception_4a.3x3.weight']
     """
 
     def scaled(channels: int) -> int:

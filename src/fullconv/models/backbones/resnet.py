@@ -78,6 +78,9 @@ def resnet(depth: int, num_classes: int = 1000, width: float = 1.0) -> nn.Sequen
     """A ResNet classifier: (N, 3, H, W) -> (N, num_classes); native size 224, stride 32.
 
     `depth`: 18, 34 or 50. `width` scales every channel count.
+
+    >>> [name for name in resnet(18, width=1 / 16).state_dict() if "downsample.0" in name][0]
+    'layer2.0.downsample.0.weight'
     """
     block, counts = BLOCKS[depth]
     incoming, *_ = planes = [max(1, round(channels * width)) for channels in CHANNELS]
