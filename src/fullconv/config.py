@@ -254,6 +254,11 @@ class TrainConfig:
     scale: float | None = option(None, "random scale: a factor from 1/SCALE to SCALE before the crop", least=1)
     flip: bool = option(False, "mirror left to right at random")
     jitter: int = option(0, "random shift by up to so many pixels each way (the paper tried 32)", least=0)
+    learn: str = option(
+        "all",
+        "which layers learn: all, or the scores (and learned upsampling) alone: the paper's FCN-32s-fixed",
+        ("all", "scores"),
+    )
     freeze_bn: bool | None = option(
         None, "keep batch-norm statistics as loaded (default: yes exactly when --weights is given)"
     )

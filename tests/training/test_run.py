@@ -90,6 +90,30 @@ def test_frozen_batch_norm_keeps_its_statistics(digits_folder, frozen):
     assert torch.equal(net.backbone.bn1_1.running_mean, before) == frozen
 
 
+@pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn"])
+def test_fcn_32s_fixed_learns_its_scores_and_nothing_else(digits_folder, tmp_path, backbone):
+    model = replace(MODEL, backbone=backbone, stride=32, upsample="learn-all")
+    job = start(tmp_path, digits_folder, replace(CONFIG, learn="scores", lr=0.1), model=model)
+    before = {name: tensor.clone() for name, tensor in job.state.net.state_dict().items()}
+    for _ in records(job):
+        pass
+    changed = {name for name, tensor in job.state.net.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"score_fr.weight", "score_fr.bias", "upscore.weight"}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"geometric_classes": 3}, "one kind of label"),
+        ({"channels": 4}, "three channels"),
+        ({"late_fusion": "sum"}, "three channels"),
+    ],
+)
+def test_a_net_for_what_the_data_has_not_is_refused(digits_folder, tmp_path, change, words):
+    with pytest.raises(UsageError, match=words):
+        start(tmp_path, digits_folder, model=replace(MODEL, **change))
+
+
 def test_a_split_that_was_made_is_written_down(digits_folder, tmp_path):
     data = tmp_path / "data"
     for kind in ("images", "labels"):

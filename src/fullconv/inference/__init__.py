@@ -46,7 +46,8 @@ class Segmentation:
 class Predictor:
     """A net together with what it needs to be fed and read: call it with an image.
 
-    net: from the net's own input (N, 3, H, W) to logits (N, K, H, W). header: its input convention and label space.
+    net: from the net's own input (N, 3, H, W) to logits (N, K, H, W); of two heads the semantic one is read.
+    header: its input convention and label space.
     precision: ``fp32``, or ``bf16`` for a CPU that multiplies it (the logits are float32 either way).
     """
 
@@ -68,14 +69,19 @@ class Predictor:
             raise UsageError(
                 f"image of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8 RGB, or a path"
             )
+        if len(self.header.input.mean) != 3:
+            raise UsageError(
+                f"this net takes {len(self.header.input.mean)} channels (colour with depth or HHA), an image has 3; "
+                "call predictor.net with the input that it wants"
+            )
         training = self.net.training
         self.net.eval()
         half = torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
         try:
             with torch.inference_mode(), half:
                 x = to_input(torch.from_numpy(np.array(image)[None]), self.header.input)
-                found: Tensor = self.net(x.contiguous(memory_format=torch.channels_last))
-                return found.float()
+                found: Tensor | dict[str, Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
+                return (found["semantic"] if isinstance(found, dict) else found).float()
         except RuntimeError as problem:
             if "can't allocate memory" in str(problem):
                 height, width = image.shape[:2]

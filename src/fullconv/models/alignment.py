@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window, bilinear_window
 from fullconv.models.trace import Trace
@@ -82,8 +83,10 @@ def least_margin(trace: Trace, features: Sequence[str]) -> Margin:
     joins = plan_joins([AxisMap(grid.stride, grid.start - before, grid.field) for grid in grids])
     period = int(grids[0].stride)
 
+    sizes_of = cache(trace.sizes)  # many images and margins have one size together
+
     def covered(pixels: int, after: int) -> bool:
-        sizes = trace.sizes(before + pixels + after)
+        sizes = sizes_of(before + pixels + after)
         if min(sizes.values()) < 1:
             return False
         scores = sizes[features[0]]
@@ -91,7 +94,7 @@ def least_margin(trace: Trace, features: Sequence[str]) -> Margin:
             scores = join.size(scores, skip)
         return scores >= pixels
 
-    for after in range(2 * period + 1):
+    for after in range(8 * period + 1):
         run = 0
         for pixels in range(1, 64 * period):
             run = run + 1 if covered(pixels, after) else 0

@@ -53,8 +53,12 @@ class State:
 
     @classmethod
     def of(cls, net: nn.Module, config: TrainConfig) -> State:
-        """The state before the first step. The layout in memory is settled here: momentum takes that of its weight."""
+        """The state before the first step. The layout in memory is settled here: momentum takes that of its weight.
+        So is what learns: with ``learn`` "scores" the layers below the scores are fixed.
+        """
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(config.learn == "all" or not name.startswith("backbone"))
         return cls(net, build_optimizer(net, config))
 
 
@@ -104,7 +108,7 @@ def fit(
     every = config.eval_every or max(1, total // 10)
     half = chosen_precision(config.precision)
     precision = torch.autocast("cpu", half) if half != torch.float32 else contextlib.nullcontext()
-    freeze_bn = bool(config.freeze_bn)
+    freeze_bn = bool(config.freeze_bn) or config.learn == "scores"
     train_mode(state.net, freeze_bn)
 
     clock = time.perf_counter()

@@ -86,6 +86,7 @@ def prepare(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: it is a file; give a folder for the run")
     model = replace(model, num_classes=len(dataset.labels))
+    _refuse_what_the_data_has_not(data, model)
     torch.manual_seed(config.seed)
     found = newest_state(folder / "last") if resume else None
     if not resume and (folder / "last").is_dir() and any((folder / "last").iterdir()):
@@ -128,6 +129,14 @@ def prepare(
     }
     header = Header(model, dataset.labels, convention, provenance=provenance)
     return Run(folder, state, header, config, dataset, validation, facts, best, taken)
+
+
+def _refuse_what_the_data_has_not(data: str, model: ModelConfig) -> None:
+    """A net for more than an image and one kind of label (NYUDv2, SIFT Flow) cannot be trained on these."""
+    if model.geometric_classes is not None:
+        raise UsageError(f"{data}: it has one kind of label; leave out --geometric-classes, or use fullconv.build")
+    if model.channels != 3 or model.late_fusion != "none":
+        raise UsageError(f"{data}: its images have three channels; leave out --channels and --late-fusion")
 
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -12,10 +12,10 @@ def paper_names(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[st
     """A VGG state dict of torchvision (``features.0.weight``, ``classifier.0.weight``) under the paper's names
     (conv1_1, fc6).
 
-    The order of the layers is the same in both, so the n-th of theirs is the n-th of ours. Other state dicts come
-    back as they are.
+    wanted: the names of the classifier's parameters, with or without those of its class scores. The order of the
+    layers is the same in both, so the n-th of theirs is the n-th of ours. Other state dicts come back as they are.
     """
-    ours = [m.group(1) for name in wanted if (m := re.fullmatch(r"backbone\.((?:conv|bn)\d_\d|fc\d)\.weight", name))]
+    ours = [m.group(1) for name in wanted if (m := re.fullmatch(r"((?:conv|bn)\d_\d|fc[67])\.weight", name))]
     theirs = [
         name.removesuffix(".weight") for name in tensors if re.fullmatch(r"(features|classifier)\.\d+\.weight", name)
     ]

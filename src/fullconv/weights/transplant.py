@@ -89,7 +89,8 @@ def _as_fcn(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict
     """The tensors by an FCN's names; a classifier's are below ``backbone``."""
     if any(name.startswith("backbone") for name in tensors):
         return dict(tensors)
-    return {f"backbone.{name}": tensor for name, tensor in paper_names(tensors, target).items()}
+    wanted = [name.partition(".")[2] for name in target if name.startswith("backbone")]
+    return {f"backbone.{name}": tensor for name, tensor in paper_names(tensors, wanted).items()}
 
 
 def _for_streams(net: FCN, tensors: dict[str, Tensor], stream: str | None) -> dict[str, Tensor]:
