@@ -153,7 +153,7 @@ def text(values, indent=""):
             elif isinstance(item, bool):
                 lines.append(f"{indent}{name}: {str(item).lower()}")
             elif isinstance(item, str) and name not in ENUMS:
-                escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+                escaped = item.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
                 lines.append(f'{indent}{name}: "{escaped}"')
             else:
                 lines.append(f"{indent}{name}: {item}")

@@ -14,15 +14,13 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe.net import Layer, Net, inputs_of, layer_of, text_of
-from fullconv.weights.caffe.opening import head_of, is_text
+from fullconv.weights.caffe.net import MAX_LAYERS, Layer, Net, inputs_of, layer_of, text_of
+from fullconv.weights.caffe.opening import head_of, is_text, unreadable
 from fullconv.weights.caffe.schema import FIELDS, MESSAGES
 from fullconv.weights.caffe.wire import BYTES, Found, Wire, blob
 
 MAX_BYTES = 2**31 - 1
 """Protobuf writes no larger file."""
-
-MAX_LAYERS = 10_000
 
 LAYERS = {FIELDS["Net"]["layer"].number: "Layer", FIELDS["Net"]["layers"].number: "V1Layer"}
 
@@ -30,8 +28,8 @@ LAYERS = {FIELDS["Net"]["layer"].number: "Layer", FIELDS["Net"]["layers"].number
 def read_caffemodel(path: Path) -> Net:
     """The net in a .caffemodel, with its weights.
 
-    The file is mapped into memory, and the blobs are views of it: leave it in its place while they are in use. Of the
-    three forms that Caffe had, today's (`layer`) and the one before it (`layers`) are read. A type that is not in
+    The file is mapped into memory, and the blobs are views of it: nothing may write into it while they are in use. Of
+    the three forms that Caffe had, today's (`layer`) and the one before it (`layers`) are read. A type that is not in
     `SETTINGS` comes with its name and without params.
 
     Raises `UsageError` with the byte offset for a damaged file, and naming what it is for anything else.
@@ -43,7 +41,7 @@ def read_caffemodel(path: Path) -> Net:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as problem:
-        raise UsageError(f"{path}: it cannot be read ({problem}); take another copy") from None
+        raise unreadable(path, problem) from None
     return _net(Wire(memoryview(data), str(path)))
 
 
@@ -67,7 +65,8 @@ def _net(wire: Wire) -> Net:
     if not layers:
         raise wire.wrong(0, "no layers")
     head = _message(wire, "Net", rest)
-    return Net(text_of(head.name), tuple(layers), inputs_of(head, layers, wire.name))
+    place = f"offset {rest[0].start if rest else 0}"
+    return Net(text_of(head.name), tuple(layers), inputs_of(head, layers, wire.name, place))
 
 
 def _layer(wire: Wire, layer: Found, form: str) -> Layer:

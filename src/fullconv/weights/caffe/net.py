@@ -12,6 +12,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from fullconv.errors import UsageError, shown
 from fullconv.weights.caffe.schema import ENUMS, FIELDS, MESSAGES, V1_TYPES, Field
 
+MAX_LAYERS = 10_000
+"""The largest nets that were released have some hundred."""
+
 SOURCES = ("Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "Python", "WindowData")
 """The types that need no bottom: they bring images and labels in."""
 
@@ -97,10 +100,15 @@ def text_of(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
+def brief(name: object) -> str:
+    """A name of the file as it stands in messages: in one line, and not a long one."""
+    return shown(str(name)[:60])
+
+
 def layer_of(message: Any, where: str, place: str, blobs: tuple[np.ndarray, ...] = ()) -> Layer:
     """The record of a layer from its protobuf message, of today's form or the old one.
 
-    `where` begins the message of the `UsageError` for settings that Caffe refuses too: no kernel, a stride of 0.
+    `where` begins the message of the `UsageError` for settings that Caffe refuses too (no kernel, a stride of 0).
     """
     fields = FIELDS[message.DESCRIPTOR.name]
     old = fields["type"].kind == "LayerType"
@@ -119,28 +127,31 @@ def layer_of(message: Any, where: str, place: str, blobs: tuple[np.ndarray, ...]
             params |= _settings(given)
             unknown += [f"{part}.{number}" for number in _unknown(given)]
     except ValueError as problem:
-        raise UsageError(f"{where}: layer '{shown(name)}': {problem}; correct it or take another copy") from None
+        raise UsageError(f"{where}: layer '{brief(name)}': {problem}; correct it or take another copy") from None
     bottoms, tops = (tuple(map(text_of, names)) for names in (message.bottom, message.top))
     return Layer(name, kind, bottoms, tops, params, blobs, _train_only(message), tuple(unknown), place)
 
 
-def inputs_of(head: Any, layers: Iterable[Layer], where: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The blobs that are given to a net: those that its head names, and the tops of its Input layers."""
+def inputs_of(head: Any, layers: Iterable[Layer], where: str, place: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The blobs that are given to a net: those that its head names, at a `place`, and the tops of its Input layers.
+
+    Raises `UsageError`, which begins with `where`, when names and shapes do not fit each other.
+    """
     names = [text_of(name) for name in head.input]
     shapes = [tuple(shape.dim) for shape in head.input_shape]
     shapes = shapes or [tuple(head.input_dim[i : i + 4]) for i in range(0, len(head.input_dim), 4)]
     shapes = shapes or [()] * len(names)
     if len(shapes) != len(names) or any(len(shape) != 4 for shape in shapes if head.input_dim):
-        raise UsageError(f"{where}: {len(names)} inputs do not fit their shapes; give one shape or four input_dim each")
+        raise UsageError(
+            f"{where}: {place}: {len(names)} inputs do not fit their shapes; give one shape or four input_dim each"
+        )
     found = list(zip(names, shapes, strict=True))
     for layer in layers:
         if layer.type == "Input" and not layer.train_only:
             given = layer.params["shape"] or ((),)
             if len(given) not in (1, len(layer.tops)):
-                raise UsageError(
-                    f"{where}: layer '{shown(layer.name)}': {len(given)} shapes for {len(layer.tops)} tops; "
-                    "give one shape, or one for each"
-                )
+                what = f"layer '{brief(layer.name)}': {len(given)} shapes for {len(layer.tops)} tops"
+                raise UsageError(f"{where}: {layer.place}: {what}; give one shape, or one for each")
             found += zip(layer.tops, given if len(given) > 1 else given * len(layer.tops), strict=True)
     return tuple(found)
 
@@ -220,7 +231,10 @@ def _unknown(message: Any) -> list[int]:
 
 
 def _train_only(message: Any) -> bool:
-    """Whether the rules of a layer keep it out of every net of the test phase, whatever its stages and levels."""
+    """Whether the rules of a layer keep it out of every net of the test phase, whatever its stages and levels.
+
+    Its own `phase` says nothing: Caffe sets it in every layer of a trained net.
+    """
     test = ENUMS["Phase"]["TEST"]
     if message.include:
         return all(rule.HasField("phase") and rule.phase != test for rule in message.include)

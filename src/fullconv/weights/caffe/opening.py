@@ -22,8 +22,7 @@ def head_of(path: Path, wanted: str, limit: int) -> bytes:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise UsageError(f"{path}: it cannot be opened ({reason}); check the path and its rights") from None
+        raise unreadable(path, problem) from None
     if not head:
         raise UsageError(f"{path}: empty file; take another copy")
     if size > limit:
@@ -35,6 +34,12 @@ def head_of(path: Path, wanted: str, limit: int) -> bytes:
     if head.startswith(b"\x89HDF"):
         raise UsageError(f"{path}: an HDF5 snapshot; save the net with snapshot_format: BINARYPROTO")
     return head
+
+
+def unreadable(path: Path, problem: Exception) -> UsageError:
+    """The error for a file that the system does not give."""
+    reason = getattr(problem, "strerror", None) or problem
+    return UsageError(f"{path}: it cannot be read ({reason}); check the path and its rights")
 
 
 def is_text(head: bytes) -> bool:

@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fullconv.errors import UsageError, shown
-from fullconv.weights.caffe.net import SETTINGS, SOURCES, Layer, Net, inputs_of, layer_of, text_of
-from fullconv.weights.caffe.opening import head_of, is_text
+from fullconv.errors import UsageError
+from fullconv.weights.caffe.net import MAX_LAYERS, SETTINGS, SOURCES, Layer, Net, brief, inputs_of, layer_of, text_of
+from fullconv.weights.caffe.opening import head_of, is_text, unreadable
 from fullconv.weights.caffe.schema import ENUMS, FIELDS, MESSAGES, Field
 
 MAX_BYTES = 10_000_000
@@ -24,7 +24,6 @@ MAX_TOKENS = 500_000
 """More than ten times what the largest nets have: 0.3 MB of text, some 40,000 words and marks."""
 
 MAX_TEXT = 100_000
-MAX_LAYERS = 10_000
 MAX_DEPTH = 20
 
 _TOKEN = re.compile(
@@ -73,7 +72,7 @@ class _Text:
             self.kind, self.token = "end", ""
         else:
             odd = self.text[self.at]
-            what = "a string without its end" if odd in "\"'" else f"'{shown(odd)}', which no prototxt has here"
+            what = "a string without its end" if odd in "\"'" else f"'{brief(odd)}', which no prototxt has here"
             raise self.wrong(self.at, what)
 
     def takes(self, mark: str) -> bool:
@@ -98,7 +97,7 @@ class _Text:
 
     def unexpected(self, wanted: str) -> UsageError:
         """The error for the token here, where something else had to stand."""
-        found = f"'{shown(self.token)[:40]}'" if self.kind != "end" else "the end of the file"
+        found = f"'{brief(self.token)}'" if self.kind != "end" else "the end of the file"
         return self.wrong(self.at, f"{found} in place of {wanted}")
 
 
@@ -120,16 +119,19 @@ def read_prototxt(path: Path) -> Net:
     head = head_of(path, ".prototxt", MAX_BYTES)
     if not is_text(head):
         raise UsageError(f"{path}: a binary file (a .caffemodel?), not a .prototxt; give the net as text")
-    text = _Text(path.read_bytes().decode("utf-8-sig", "backslashreplace"), str(path))
+    try:
+        text = _Text(path.read_bytes().decode("utf-8-sig", "backslashreplace"), str(path))
+    except OSError as problem:
+        raise unreadable(path, problem) from None
     net, entries = MESSAGES["Net"](), []
-    forms: dict[str, int] = {}
+    places: dict[str, int] = {}
     while text.kind != "end":
         field, at = _name(text, "Net")
+        places.setdefault(field.name, at)
         if field.name not in ("layer", "layers"):
             _setting(text, net, field, at)
             continue
-        forms.setdefault(field.name, at)
-        if len(forms) > 1:
+        if {"layer", "layers"} <= places.keys():
             raise text.wrong(at, "both `layer` and `layers`, and Caffe takes one of them", "write all in one form")
         entries.append(_layer(text, field, at))
         if len(entries) > MAX_LAYERS:
@@ -137,7 +139,8 @@ def read_prototxt(path: Path) -> Net:
     layers = [entry.layer for entry in entries]
     if not layers:
         raise text.wrong(0, "no layers", "give the prototxt of the net, not of the solver")
-    inputs = inputs_of(net, layers, str(path))
+    first = min((at for name, at in places.items() if name.startswith("input")), default=0)
+    inputs = inputs_of(net, layers, text.name, text.place(first))
     _check_types(text, entries)
     _check_bottoms(text, entries, {name for name, _ in inputs})
     return Net(text_of(net.name), tuple(layers), inputs)
@@ -159,8 +162,8 @@ def _check_types(text: _Text, entries: Sequence[_Entry]) -> None:
         if layer.train_only or layer.type in SETTINGS:
             continue
         if not layer.type:
-            raise text.wrong(at, f"layer '{shown(layer.name)}' has no type", 'give it one, as in type: "Convolution"')
-        what = f"layer '{shown(layer.name)}' is of the type '{shown(layer.type)[:60]}', which is not read"
+            raise text.wrong(at, f"layer '{brief(layer.name)}' has no type", 'give it one, as in type: "Convolution"')
+        what = f"layer '{brief(layer.name)}' is of the type '{brief(layer.type)}', which is not read"
         raise text.wrong(marks["type"][0], what, _nearest(layer.type, SETTINGS, "take the layer out"))
 
 
@@ -172,16 +175,16 @@ def _check_bottoms(text: _Text, entries: Sequence[_Entry], made: set[str]) -> No
             makers.setdefault(top, []).append(entry)
     for layer, at, marks in entries:
         if not layer.bottoms and layer.type not in SOURCES and not layer.train_only:
-            raise text.wrong(at, f"layer '{shown(layer.name)}' has no bottom", "say what it reads")
+            raise text.wrong(at, f"layer '{brief(layer.name)}' has no bottom", "say what it reads")
         for bottom, mark in zip(layer.bottoms, marks.get("bottom", []), strict=True):
             if bottom in made:
                 continue
-            what = f"layer '{shown(layer.name)}' reads '{shown(bottom)[:60]}', which "
+            what = f"layer '{brief(layer.name)}' reads '{brief(bottom)}', which "
             if bottom not in makers:
                 cure = _nearest(bottom, made, "add the layer or the input that makes it")
                 raise text.wrong(mark, f"{what}no layer makes", cure)
             maker = makers[bottom][0]
-            later = f"layer '{shown(maker.layer.name)}' makes only at {text.place(maker.at)}"
+            later = f"layer '{brief(maker.layer.name)}' makes only at {text.place(maker.at)}"
             raise text.wrong(mark, f"{what}{later}", "put the layers in order, without a cycle")
         made.update(layer.tops)
 
@@ -192,9 +195,8 @@ def _name(text: _Text, kind: str) -> tuple[Field, int]:
         raise text.unexpected("the name of a setting")
     at, name = text.at, text.token
     if name not in FIELDS[kind]:
-        raise text.wrong(
-            at, f"'{name[:60]}' is no setting of Caffe's here", _nearest(name, FIELDS[kind], "take it out")
-        )
+        cure = _nearest(name, FIELDS[kind], "take it out")
+        raise text.wrong(at, f"'{brief(name)}' is no setting of Caffe's here", cure)
     text.advance()
     return FIELDS[kind][name], at
 
@@ -254,21 +256,21 @@ def _value(text: _Text, message: Any, field: Field) -> None:
             else:
                 setattr(message, field.name, value)
         except (ValueError, TypeError):
-            raise text.wrong(at, f"'{field.name}' cannot be {shown(value)[:40]}") from None
+            raise text.wrong(at, f"'{field.name}' cannot be {brief(value)}") from None
 
 
 def _scalar(text: _Text, field: Field) -> bytes | int | float:
     """The text, name or number here, as the field wants it."""
     if field.kind == "string":
         return _quoted(text)
-    sign = -1 if field.kind not in ENUMS and text.takes("-") else 1
+    sign = -1 if field.kind not in (*ENUMS, "bool") and text.takes("-") else 1
     words = _WORDS.get(field.kind, {})
     value: int | float
     if text.kind in ("word", "number") and text.token in words:
         value = words[text.token]
     elif text.kind == "word" and field.kind in ENUMS:
         cure = _nearest(text.token, words, f"Caffe has {', '.join(words)}")
-        raise text.wrong(text.at, f"'{text.token[:60]}' is no {field.name} of Caffe's", cure)
+        raise text.wrong(text.at, f"'{brief(text.token)}' is no {field.name} of Caffe's", cure)
     elif text.kind == "number" and field.kind == "float" and text.token[:2].lower() != "0x":
         value = float(text.token.rstrip("fF"))
     elif text.kind == "number" and field.kind not in ("bool", "float") and _INTEGER.fullmatch(text.token):
@@ -290,7 +292,7 @@ def _quoted(text: _Text) -> bytes:
         def plain(found: re.Match[bytes], at: int = at) -> bytes:
             code, octal, char = found.groups()
             if char is not None and ord(char) not in _ESCAPED:
-                raise text.wrong(at, f"a text with the escape '\\{shown(char.decode('latin-1'))}'")
+                raise text.wrong(at, f"a text with the escape '\\{brief(char.decode('latin-1'))}'")
             return bytes([int(code, 16) if code else int(octal, 8) & 255 if octal else _ESCAPED[ord(char)]])
 
         parts.append(_ESCAPE.sub(plain, text.token[1:-1].encode()))
@@ -324,4 +326,4 @@ def _skip(text: _Text) -> None:
 def _nearest(wrong: str, valid: Iterable[str], otherwise: str) -> str:
     """The way out of a misspelt name, or what to do where no name is near."""
     near = difflib.get_close_matches(wrong[:60], islice(valid, MAX_LAYERS), n=1)
-    return f"did you mean '{shown(near[0])}'?" if near else otherwise
+    return f"did you mean '{brief(near[0])}'?" if near else otherwise

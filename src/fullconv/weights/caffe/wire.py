@@ -17,6 +17,8 @@ from fullconv.errors import UsageError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 MAX_FIELDS = 100_000
+"""Fields of the net, its layers and their blobs: a layer has some ten."""
+
 MAX_BLOBS = 20_000
 MAX_SETTINGS = 2**20
 """Bytes of everything but weights: a layer has some hundred, and they become Python objects."""
@@ -113,7 +115,7 @@ def blob(wire: Wire, start: int, end: int) -> np.ndarray:
     if wire.blobs_seen > MAX_BLOBS:
         raise wire.wrong(start, f"more than {MAX_BLOBS:,} blobs")
     pieces: dict[int, list[np.ndarray]] = {5: [], 8: []}
-    shape: list[int] | None = None
+    shape: list[int] = []
     legacy = {1: 0, 2: 0, 3: 0, 4: 0}
     has_legacy, at = False, start
     while at < end:
@@ -124,14 +126,14 @@ def blob(wire: Wire, start: int, end: int) -> np.ndarray:
                 pieces[found.number].append(piece)
             continue
         if found.number == 7 and found.kind == BYTES:
-            shape = (shape or []) + _dims(wire, found)
+            shape += _dims(wire, found)
         elif found.number in legacy and found.kind == VARINT:
             legacy[found.number] = _signed(found.value)
             has_legacy = True
         elif found.number <= 9:
             raise wire.wrong(found.at, f"field {found.number} of a blob with wire type {found.kind}")
         at = found.end
-    dims = tuple(legacy.values()) if has_legacy else tuple(shape or ())
+    dims = tuple(legacy.values()) if has_legacy else tuple(shape)
     # Little endian, as protobuf writes numbers: float32 and float64 themselves on all but rare machines.
     values = _joined(pieces[8], "<f8") if pieces[8] else _joined(pieces[5], "<f4")
     return _shaped(wire, start, values, dims)
@@ -148,18 +150,22 @@ def _piece(wire: Wire, found: Found, end: int, width: int) -> tuple[np.ndarray, 
         raise wire.wrong(found.at, f"field {found.number} of a blob with wire type {found.kind}")
     if found.start != found.at + 1:  # a tag that is longer than it need be: no run of it
         return _raw(wire, found.start, found.end).reshape(1, width), found.end
-    step, tag, count, ask = width + 1, wire.data[found.at], 1, 16
-    while True:
-        ask = min(2 * ask, (end - found.at) // step - count)
-        if ask <= 0:
-            break
-        more = _raw(wire, found.at + count * step, found.at + (count + ask) * step)[::step] == tag
-        equal = len(more) if more.all() else int(more.argmin())
-        count += equal
-        if equal < ask:
-            break
+    step = width + 1
+    count = _run(wire, found.at, (end - found.at) // step, step)
     stop = found.at + count * step
     return _raw(wire, found.at, stop).reshape(count, step)[:, 1:], stop
+
+
+def _run(wire: Wire, at: int, most: int, step: int) -> int:
+    """How many tags, `step` bytes from each other, are equal to the one at an offset, which counts; `most` fit in."""
+    count, ask = 1, 16
+    while count < most:
+        ask = min(2 * ask, most - count)  # twice as many each time: short runs are cheap, and long ones fast
+        equal = _raw(wire, at + count * step, at + (count + ask) * step)[::step] == wire.data[at]
+        if not equal.all():
+            return count + int(equal.argmin())
+        count += ask
+    return count
 
 
 def _raw(wire: Wire, start: int, end: int) -> np.ndarray:
