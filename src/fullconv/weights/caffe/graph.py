@@ -20,8 +20,8 @@ from fullconv.weights.caffe.net import LOSSES, SOURCES, Layer, Net
 ENDS = (*LOSSES, "Accuracy", "HDF5Output", "Silence", "SoftmaxWithLoss")
 """Layers that take scores and give no feature."""
 
-ONE_TO_ONE = ("BatchNorm", "Bias", "Dropout", "Eltwise", "LRN", "Power", "ReLU", "Scale", "Softmax", "Split")
-"""Layers whose output cells look where their input cells look."""
+LARGEST = 512
+"""No net has a kernel, stride, padding or dilation beyond this; a damaged file may, and would want all the memory."""
 
 
 def run(net: Net, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,6 +69,8 @@ def _window(layer: Layer) -> Window:
     if kernel != other or len(set(p["stride"])) > 1 or len(set(p["pad"])) > 1:
         raise ValueError("only square windows are known")
     dilation = p.get("dilation", (1, 1))[0]
+    if max(kernel, stride, pad, dilation) > LARGEST:
+        raise ValueError(f"a window of {kernel} taps, stride {stride}, padding {pad}, dilation {dilation}")
     return Window(kernel, stride, pad, dilation, layer.type == "Deconvolution", ceil=layer.type == "Pooling")
 
 

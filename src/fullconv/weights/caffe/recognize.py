@@ -25,6 +25,9 @@ from fullconv.weights.caffe.net import Layer, Net
 
 HEAD = re.compile(r"(score_fr|score_pool\d+|upscore\w*?|scale_pool\d+|fuse_pool\d+|score_fused)(_sem|_geo)?")
 
+WEIGHTED = ("Convolution", "Deconvolution", "InnerProduct", "Scale")
+"""The types of layers that have weights in the nets of the paper."""
+
 NAMES = {"conv1_1_bgrd": "conv1_1"}
 """Layers that have a name of their own in one released net (the first of the RGB-D net, with four channels)."""
 
@@ -69,9 +72,12 @@ def recognize(net: Net, where: str) -> Recognized:
     layers = {our_name(layer.name, streams): layer for layer in net.layers if layer.blobs and layer.type != "BatchNorm"}
     if not layers:
         raise UsageError(f"{where}: no layer of it has weights; give the .caffemodel, not a prototxt")
+    _refuse_strange(net, layers, where)
     trunk = {name.removeprefix(f"{STREAMS[0]}."): layer for name, layer in layers.items()}
     name, base, unit = _family(net, trunk, where)
     first = trunk[base]
+    if first.type != "Convolution" or first.blobs[0].shape[0] != first.params["num_output"]:
+        raise UsageError(f"{where}: layer '{shown(first.name)}' is not the convolution that it should be")
     fcn = any(layer.type == "Deconvolution" for layer in layers.values())
     config = ModelConfig(
         backbone=name,
@@ -86,6 +92,22 @@ def recognize(net: Net, where: str) -> Recognized:
     config = _with_head(net, config, layers, where) if fcn else _with_classes(config, name, layers, where)
     convention, source = _convention(net, config)
     return Recognized("fcn" if fcn else "classifier", config, convention, source, layers)
+
+
+def _refuse_strange(net: Net, layers: Mapping[str, Layer], where: str) -> None:
+    """Settings that Caffe does not have (a fork's) may change what a layer computes, and empty weights are no net."""
+    for layer in net.layers:
+        if layer.unknown and not layer.train_only:
+            raise UsageError(
+                f"{where}: layer '{shown(layer.name)}' has the setting {layer.unknown[0]}, which Caffe does not know; "
+                "give the --prototxt that says what it means, or convert it by hand"
+            )
+    for layer in layers.values():
+        if layer.type not in WEIGHTED or not all(blob.size for blob in layer.blobs):
+            raise UsageError(
+                f"{where}: layer '{shown(layer.name)}' ({shown(layer.type)}) has weights that no net of the paper has; "
+                "convert it by hand"
+            )
 
 
 def _family(net: Net, trunk: Mapping[str, Layer], where: str) -> tuple[str, str, int]:
