@@ -217,22 +217,26 @@ def classifier_googlenet(width=1 / 16, classes=10, double=True):
 
 
 RELEASED = {
-    "voc-fcn32s": lambda **o: fcn_vgg(**o),
-    "voc-fcn16s": lambda **o: fcn_vgg((4,), **o),
-    "voc-fcn8s": lambda **o: fcn_vgg((4, 3), **o),
-    "voc-fcn8s-atonce": lambda **o: fcn_vgg((4, 3), scales=(0.01, 0.0001), **o),
-    "voc-fcn-alexnet": fcn_alexnet,
-    "nyud-fcn32s-color": lambda **o: fcn_vgg(classes=40, **o),
-    "nyud-fcn32s-color-d": lambda **o: fcn_vgg(classes=40, first="conv1_1_bgrd", channels=4, **o),
-    "nyud-fcn32s-color-hha": late_fusion,
-    "siftflow-fcn32s": lambda **o: fcn_vgg(tasks={"_sem": 33, "_geo": 3}, **o),
-    "siftflow-fcn16s": lambda **o: fcn_vgg((4,), tasks={"_sem": 33, "_geo": 3}, **o),
-    "siftflow-fcn8s": lambda **o: fcn_vgg((4, 3), tasks={"_sem": 33, "_geo": 3}, **o),
-    "pascalcontext-fcn8s": lambda **o: fcn_vgg((4, 3), classes=60, **o),
-    "vgg16": lambda **o: classifier_vgg(16, **o),
-    "vgg19": lambda **o: classifier_vgg(19, **o),
-    "caffenet": lambda **o: classifier_alexnet("caffenet", **o),
-    "alexnet": lambda **o: classifier_alexnet("alexnet", **o),
-    "googlenet": classifier_googlenet,
+    "voc-fcn32s": lambda few=None, **o: fcn_vgg(classes=few or 21, **o),
+    "voc-fcn16s": lambda few=None, **o: fcn_vgg((4,), classes=few or 21, **o),
+    "voc-fcn8s": lambda few=None, **o: fcn_vgg((4, 3), classes=few or 21, **o),
+    "voc-fcn8s-atonce": lambda few=None, **o: fcn_vgg((4, 3), classes=few or 21, scales=(0.01, 0.0001), **o),
+    "voc-fcn-alexnet": lambda few=None, **o: fcn_alexnet(classes=few or 21, **o),
+    "nyud-fcn32s-color": lambda few=None, **o: fcn_vgg(classes=few or 40, **o),
+    "nyud-fcn32s-color-d": lambda few=None, **o: fcn_vgg(classes=few or 40, first="conv1_1_bgrd", channels=4, **o),
+    "nyud-fcn32s-color-hha": lambda few=None, **o: late_fusion(classes=few or 40, **o),
+    "siftflow-fcn32s": lambda few=None, **o: fcn_vgg(tasks={"_sem": few or 33, "_geo": 3}, **o),
+    "siftflow-fcn16s": lambda few=None, **o: fcn_vgg((4,), tasks={"_sem": few or 33, "_geo": 3}, **o),
+    "siftflow-fcn8s": lambda few=None, **o: fcn_vgg((4, 3), tasks={"_sem": few or 33, "_geo": 3}, **o),
+    "pascalcontext-fcn32s": lambda few=None, **o: fcn_vgg(classes=few or 60, **o),
+    "pascalcontext-fcn16s": lambda few=None, **o: fcn_vgg((4,), classes=few or 60, **o),
+    "pascalcontext-fcn8s": lambda few=None, **o: fcn_vgg((4, 3), classes=few or 60, **o),
+    "vgg16": lambda few=None, **o: classifier_vgg(16, **o),
+    "vgg19": lambda few=None, **o: classifier_vgg(19, **o),
+    "caffenet": lambda few=None, **o: classifier_alexnet("caffenet", **o),
+    "alexnet": lambda few=None, **o: classifier_alexnet("alexnet", **o),
+    "googlenet": lambda few=None, **o: classifier_googlenet(**o),
 }
-"""The released FCNs and the classifiers below them, by their names; `double` writes float64 weights."""
+"""The released FCNs and the classifiers below them, by their names; `double` writes float64 weights, `few` makes the
+number of classes small, for speed.
+"""

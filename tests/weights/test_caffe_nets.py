@@ -43,7 +43,7 @@ def scores_of(net, blobs, task=""):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_scores_are_those_of_the_file(name, tmp_path):
-    layers = RELEASED[name](double=True)
+    layers = RELEASED[name](double=True, few=4)
     net, _ = written(tmp_path, name, layers, double=True)
     found = recognize(net, name)
     assert found.config.backbone == BACKBONE.get(name, "vgg16")
@@ -119,7 +119,7 @@ def test_every_form_of_the_file_gives_the_same_net(version, options, tmp_path):
 
 def test_crops_without_an_offset_are_computed(tmp_path):
     """As in the first release, made on a branch of Caffe that worked the offsets out by itself."""
-    net, _ = written(tmp_path, "voc-fcn8s", fcn_vgg((4, 3), offsets=False, double=True), double=True)
+    net, _ = written(tmp_path, "voc-fcn8s", fcn_vgg((4, 3), 4, offsets=False, double=True), double=True)
     found = recognize(net, "file")
     assert difference(net, found, state_dict(found, "file")[0]) < 1e-9
 
@@ -129,17 +129,17 @@ def test_crops_without_an_offset_are_computed(tmp_path):
     [((), "fixed"), (("upscore2",), "learn-intermediate"), (("upscore2", "upscore8"), "learn-all")],
 )
 def test_learned_upsampling_is_noticed_and_kept(learned, upsample, tmp_path):
-    net, _ = written(tmp_path, "voc-fcn8s", fcn_vgg((4, 3), learned=learned, double=True), double=True)
+    net, _ = written(tmp_path, "voc-fcn8s", fcn_vgg((4, 3), 4, learned=learned, double=True), double=True)
     found = recognize(net, "file")
     assert found.config.upsample == upsample
     assert difference(net, found, state_dict(found, "file")[0]) < 1e-9
 
 
 def test_max_fusion_and_the_sum_of_streams_are_noticed(tmp_path):
-    net, _ = written(tmp_path, "voc-fcn8s", fcn_vgg((4, 3), fuse="MAX", double=True), double=True)
+    net, _ = written(tmp_path, "voc-fcn8s", fcn_vgg((4, 3), 4, fuse="MAX", double=True), double=True)
     found = recognize(net, "file")
     assert found.config.fuse == "max" and difference(net, found, state_dict(found, "file")[0]) < 1e-9
-    net, _ = written(tmp_path, "nyud-fcn32s-color-hha", late_fusion(coeff=()), double=True)
+    net, _ = written(tmp_path, "nyud-fcn32s-color-hha", late_fusion(coeff=(), classes=4), double=True)
     found = recognize(net, "file")
     assert found.config.late_fusion == "sum" and difference(net, found, state_dict(found, "file")[0]) < 1e-9
 
@@ -157,7 +157,7 @@ TRAPS = {
 def test_a_graph_that_computes_something_else_is_found_out(trap, tmp_path):
     """The comparison of the scores must see every setting that the names do not show."""
     layer, part, change = TRAPS[trap]
-    layers = RELEASED["voc-fcn-alexnet"](double=True)
+    layers = RELEASED["voc-fcn-alexnet"](double=True, few=4)
     for one in layers:
         if one["name"] == layer:
             one[part] = {**one[part], **change}
@@ -172,7 +172,7 @@ def test_a_graph_that_computes_something_else_is_found_out(trap, tmp_path):
 
 
 def test_a_layer_left_out_of_the_graph_is_found_out(tmp_path):
-    layers = [one for one in RELEASED["voc-fcn32s"](double=True) if one["name"] != "relu_conv3_2"]
+    layers = [one for one in RELEASED["voc-fcn32s"](double=True, few=4) if one["name"] != "relu_conv3_2"]
     net, _ = written(tmp_path, "voc-fcn32s", layers, double=True)
     found = recognize(net, "file")
     assert difference(net, found, state_dict(found, "file")[0]) > 1e-3

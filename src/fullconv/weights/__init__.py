@@ -23,6 +23,8 @@ from fullconv.atomic import write_atomically
 from fullconv.config import InputConvention, ModelConfig, from_mapping, to_mapping
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
+from fullconv.weights.download import other_than_weights
+from fullconv.weights.pytorch import read_state_dict
 
 FORMAT = 1
 """Version of the header; raised when its meaning changes."""
@@ -110,7 +112,8 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     return tensors, header
 
 
-def _refuse_what_it_is_not(path: Path) -> None:
+def _refuse_what_it_is_not(path: Path) -> bytes:
+    """The first bytes of a file that may be weights; other things are refused by what they are."""
     if not path.exists():
         raise UsageError(f"{path}: there is no such file; check the path")
     if path.is_dir():
@@ -121,14 +124,19 @@ def _refuse_what_it_is_not(path: Path) -> None:
         head = file.read(64)
     if not head:
         raise UsageError(f"{path}: empty file; take another copy")
-    if head.startswith(b"version https://git-lfs"):
-        raise UsageError(f"{path}: a git-lfs pointer, not the weights; run git lfs pull")
-    if head.lstrip()[:1] == b"<":
-        raise UsageError(f"{path}: an HTML page, not weights (a failed download?); fetch it again")
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    if (other := other_than_weights(head)) is not None:
+        cure = "run git lfs pull" if "git-lfs" in other else "fetch it again"
+        raise UsageError(f"{path}: {other}, not weights; {cure}")
+    if path.suffix == ".keras" or head.startswith(b"\x89HDF"):
         raise UsageError(
-            f"{path}: a pickled PyTorch file; save its state dict as .safetensors (safetensors.torch.save_file)"
+            f"{path}: a Keras file, whose fully connected layers are flattened rows first (height, width, channels); "
+            "save them as a PyTorch state dict with fc6 transposed to (channels, height, width)"
         )
+    if path.suffix in (".caffemodel", ".prototxt"):
+        raise UsageError(f"{path}: a file of Caffe's; convert it first: fullconv convert {path} --out m.safetensors")
+    if path.suffix in (".onnx", ".pb", ".tflite", ".mat", ".engine"):
+        raise UsageError(f"{path}: a net in another format; save its weights as a PyTorch state dict or .safetensors")
+    return head
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
@@ -137,6 +145,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header | None]:
-    """Read tensors and header; the header is None for a file of plain tensors."""
+    """Read tensors and header; the header is None for a file of plain tensors, and for PyTorch's own files.
+
+    Raises `UsageError` naming the file when it is missing, damaged, or something else.
+    """
+    head = _refuse_what_it_is_not(path)
+    if path.suffix in (".pth", ".pt") or head[:2] == b"PK" or head[:1] == b"\x80":
+        return read_state_dict(path), None
     tensors, header = unpack(path)
     return tensors, Header.from_dict(header, str(path)) if header is not None else None
