@@ -23,6 +23,8 @@ _HOME = {
     "build": "models",
     "convolutionalize": "models.convolutionalize",
     "walk": "models.trace",
+    "rarefy": "models.rarefy",
+    "shift_and_stitch": "models.rarefy",
     "FCN": "models.fcn",
     "confusion_matrix": "metrics",
     "scores": "metrics",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from fullconv.models import build
     from fullconv.models.convolutionalize import convolutionalize
     from fullconv.models.fcn import FCN
+    from fullconv.models.rarefy import rarefy, shift_and_stitch
     from fullconv.models.trace import walk
     from fullconv.training import fit
 
@@ -64,5 +67,5 @@ def __dir__() -> list[str]:
 __all__ = [
     "FCN", "AxisMap", "FullconvError", "InputConvention", "LabelSpace", "ModelConfig", "Predictor", "Sample", "Scores",
     "Segmentation", "TrainConfig", "Window", "build", "confusion_matrix", "convolutionalize", "evaluate", "fit", "load",
-    "open_dataset", "scores", "walk",
+    "open_dataset", "rarefy", "scores", "shift_and_stitch", "walk",
 ]  # fmt: skip

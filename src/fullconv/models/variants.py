@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.models.convolutionalize import Conversion
+from fullconv.models.rarefy import rarefy
 from fullconv.models.trace import walk, windows_of
 
 
@@ -69,8 +70,6 @@ def dilate_last_pool(trunk: fx.GraphModule, channels: int) -> fx.GraphModule:
     """The trunk at half its stride by filter rarefaction: the same weights, receptive field and function, four times
     the cells.
     """
-    from fullconv.models.rarefy import rarefy
-
     return rarefy(trunk, stride=int(walk(trunk, channels).last.axis.stride) // 2, channels=channels)
 
 

@@ -1,0 +1,119 @@
+"""What denser scores cost: shift-and-stitch, the rarefied net, and the plain net with bilinear upsampling.
+
+    python benchmarks/dense.py --image 256 --stride 8 --json benchmarks/results/dense-256-8.json
+    python benchmarks/dense.py --image 256 --stride 1 --json benchmarks/results/dense-256-1.json
+
+A VGG16 of a quarter of the channels, for crops of 128 pixels and made fully convolutional, scores an image at a finer
+stride than its own 32. The three ways run by turns in one process, each once unmeasured; the median of the rounds
+counts. Shift-and-stitch runs the net 16 times for stride 8, and 1024 times for stride 1. The weights are random: the
+cost does not depend on them. The maps differ by some cells in size, since the pools are in ceil mode, as the released
+nets' are: a shifted view, which is smaller than the image, ends in partial windows, which a rarefied net has none of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullconv.config import ModelConfig
+from fullconv.geometry import AxisMap, bilinear_window
+from fullconv.models import build_classifier, native_size
+from fullconv.models.convolutionalize import convolutionalize
+from fullconv.models.rarefy import rarefy, shift_and_stitch
+from fullconv.models.trace import walk
+from fullconv.models.upsample import Upsample
+
+
+def measure(
+    image: int = 256,
+    stride: int = 8,
+    backbone: str = "vgg16",
+    width: float = 0.25,
+    native: int = 128,
+    classes: int = 21,
+    rounds: int = 5,
+) -> dict[str, Any]:
+    """Median seconds for the scores of one image x image picture at `stride`, in each of the three ways.
+
+    `difference` is between the net's own scores and those of the rarefied net at the same places, relative to the
+    greatest: rounding, where no pool has a partial window (for VGG: sides that are multiples of 32).
+    """
+    torch.manual_seed(0)
+    config = ModelConfig(backbone, width=width, native_size=native)
+    net, _ = convolutionalize(build_classifier(config, classes), native_size(config))
+    net.eval()
+    axis = walk(net).last.axis
+    factor = int(axis.stride) // stride
+    # The grid of the rarefied net: the stride asked for, from the net's own first cell on.
+    window = bilinear_window(factor, axis, AxisMap(axis.stride / factor, axis.start, axis.field))
+    dense, upsample = rarefy(net, stride), Upsample(classes, window, learned=False)
+
+    def upsampled(x: Tensor) -> Tensor:
+        coarse = net(x)
+        return upsample(coarse, window.kernel // 2, factor * coarse.shape[2], factor * coarse.shape[3])
+
+    ways: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+        "shift-and-stitch": (factor * factor, lambda x: shift_and_stitch(net, x, factor)),
+        "rarefied": (1, dense),
+        "upsampled": (1, upsampled),
+    }
+    x = torch.randn(1, 3, image, image)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.no_grad():
+        plain, finer = net(x), dense(x)[:, :, ::factor, ::factor]
+        shapes = {name: list(way(x).shape[2:]) for name, (_, way) in ways.items()}
+        for _ in range(rounds):
+            for name, (_, way) in ways.items():
+                began = time.perf_counter()
+                way(x)
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        "net": f"{backbone}, width {width:g}, native size {native}, {classes} classes, stride {axis.stride}",
+        "image": [image, image],
+        "stride": stride,
+        "rounds": rounds,
+        "ways": [
+            {"way": name, "runs": runs, "scores": shapes[name], "seconds": round(medians[name], 5),
+             "of the upsampled": round(medians[name] / medians["upsampled"], 2)}
+            for name, (runs, _) in ways.items()
+        ],
+        "difference": float((plain - finer).abs().max() / plain.abs().max()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", type=int, default=256, help="side of the image in pixels, a multiple of 32")
+    parser.add_argument("--stride", type=int, default=8, help="of the scores: 1, 2, 4, 8 or 16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the result there")
+    args = parser.parse_args()
+    if args.image < 128 or args.image % 32:
+        parser.error("--image: give a multiple of 32 that is at least 128, the crop of the net")
+    result = measure(image=args.image, stride=args.stride, rounds=args.rounds)
+    for row in result["ways"]:
+        print(f"{row['way']:17} {row['runs']:5} runs  {row['scores'][0]:4} x {row['scores'][1]:<4} scores  "
+              f"{row['seconds']:9.3f} s  {row['of the upsampled']:8.1f} of the upsampled")  # fmt: skip
+    if args.json:
+        from camvid import cpu  # beside this file
+
+        machine = {"cpu": cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+                   "torch": torch.__version__, "python": platform.python_version(),
+                   "system": platform.system()}  # fmt: skip
+        what = "seconds for the scores of one image at a finer stride than the net's own"
+        args.json.write_text(json.dumps({"what": what, **result, "machine": machine}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
