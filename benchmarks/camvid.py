@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import torch
+from fullconv.bench import machine
 
 RESULTS = Path(__file__).parent / "results"
 START = {
@@ -30,13 +28,6 @@ START = {
 # SqueezeNet has neither batch norm nor small inputs (0 to 255): with the rate that suits MobileNetV2 it diverges.
 RATE = {"mobilenet_v2": ["--lr", "0.004"], "squeezenet1_0": ["--lr", "0.001", "--warmup", "100"]}
 NAMES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-
-
-def cpu() -> str:
-    """The processor's own name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def seconds_of_training(log: Path) -> float:
@@ -72,15 +63,13 @@ def main() -> None:
         scores.pop(path)
     commands = [shlex.join(["fullconv", *words]).replace(str(args.data), "CAMVID").replace(str(args.weights), "WEIGHTS")
                 for words in (train, evaluate)]  # fmt: skip
-    machine = {"cpu": cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-               "python": platform.python_version(), "system": platform.system()}  # fmt: skip
     result = {
         "what": f"FCN-8s on {args.net}, CamVid 480x360 (SegNet split, 11 classes, 367 to train, 101 to validate)",
         "weights": "random" if args.random else file,
         "commands": commands,
         "seconds_of_training": round(seconds_of_training(run / "log.jsonl"), 1),
         "seconds_of_the_command": round(wall, 1),
-        "machine": machine,
+        "machine": machine(),
         "settings": json.loads(json.dumps(header(run / "model.safetensors"))),
         "scores": {**scores, "classes": classes},
     }

@@ -1,7 +1,6 @@
 """Shift-and-stitch, the rarefied net and the slid classifier are one function, in random nets and the paper's kinds."""
 
 import copy
-import importlib.util
 import re
 from functools import partial
 from pathlib import Path
@@ -463,18 +462,6 @@ def test_what_cannot_be_is_refused_in_one_line(refused, words):
     with pytest.raises(UsageError, match=words) as caught:
         refused()
     assert "\n" not in str(caught.value)
-
-
-def test_the_benchmark_measures_the_three_and_checks_that_they_agree():
-    path = Path(__file__).parents[2] / "benchmarks" / "dense.py"
-    spec = importlib.util.spec_from_file_location("dense", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.measure(image=64, stride=16, width=1 / 32, native=64, rounds=1)
-    assert [row["way"] for row in found["ways"]] == ["shift-and-stitch", "rarefied", "upsampled"]
-    assert [row["runs"] for row in found["ways"]] == [4, 1, 1]
-    assert all(row["seconds"] > 0 for row in found["ways"])
-    assert found["difference"] < 1e-4
 
 
 def test_the_page_about_it_says_what_is():

@@ -1,7 +1,5 @@
-"""What denser scores cost: shift-and-stitch, the rarefied net, and the plain net with bilinear upsampling.
-
-    python benchmarks/dense.py --image 256 --stride 8 --json benchmarks/results/dense-256-8.json
-    python benchmarks/dense.py --image 256 --stride 1 --json benchmarks/results/dense-256-1.json
+"""What denser scores cost (section 3.2): shift-and-stitch, the rarefied net, and the plain net with its scores
+upsampled.
 
 A VGG16 of a quarter of the channels, for crops of 128 pixels and made fully convolutional, scores an image at a finer
 stride than its own 32. The three ways run by turns in one process, each once unmeasured; the median of the rounds
@@ -12,20 +10,16 @@ nets' are: a shifted view, which is smaller than the image, ends in partial wind
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fullconv.config import ModelConfig
+from fullconv.errors import UsageError
 from fullconv.geometry import AxisMap, bilinear_window
 from fullconv.models import build_classifier, native_size
 from fullconv.models.convolutionalize import convolutionalize
@@ -45,9 +39,12 @@ def measure(
 ) -> dict[str, Any]:
     """Median seconds for the scores of one image x image picture at `stride`, in each of the three ways.
 
+    image: a multiple of 32 that is at least `native`, the crop that the net was made for. stride: 1, 2, 4, 8 or 16.
     `difference` is between the net's own scores and those of the rarefied net at the same places, relative to the
     greatest: rounding, where no pool has a partial window (for VGG: sides that are multiples of 32).
     """
+    if image < native or image % 32:
+        raise UsageError(f"image {image}: give a multiple of 32 that is at least {native}, the crop of the net")
     torch.manual_seed(0)
     config = ModelConfig(backbone, width=width, native_size=native)
     net, _ = convolutionalize(build_classifier(config, classes), native_size(config))
@@ -90,30 +87,3 @@ def measure(
         ],
         "difference": float((plain - finer).abs().max() / plain.abs().max()),
     }  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", type=int, default=256, help="side of the image in pixels, a multiple of 32")
-    parser.add_argument("--stride", type=int, default=8, help="of the scores: 1, 2, 4, 8 or 16")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the result there")
-    args = parser.parse_args()
-    if args.image < 128 or args.image % 32:
-        parser.error("--image: give a multiple of 32 that is at least 128, the crop of the net")
-    result = measure(image=args.image, stride=args.stride, rounds=args.rounds)
-    for row in result["ways"]:
-        print(f"{row['way']:17} {row['runs']:5} runs  {row['scores'][0]:4} x {row['scores'][1]:<4} scores  "
-              f"{row['seconds']:9.3f} s  {row['of the upsampled']:8.1f} of the upsampled")  # fmt: skip
-    if args.json:
-        from camvid import cpu  # beside this file
-
-        machine = {"cpu": cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-                   "torch": torch.__version__, "python": platform.python_version(),
-                   "system": platform.system()}  # fmt: skip
-        what = "seconds for the scores of one image at a finer stride than the net's own"
-        args.json.write_text(json.dumps({"what": what, **result, "machine": machine}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
