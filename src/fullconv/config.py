@@ -148,7 +148,7 @@ class ModelConfig:
     last_pool: str = option(
         "strided",
         "the last subsampling of the trunk: kept, dilated (stride 1, what follows is dilated: same weights), or "
-        "enlarged (stride 1, fc6 twice as large: 14x14 for a VGG, section 4.3)",
+        "enlarged (stride 1, fc6 twice as large: 14x14 for a VGG, section 4.2)",
         ("strided", "dilated", "enlarged"),
     )
     channels: int = option(3, "channels of the input; 4 for early fusion of colour and depth (NYUDv2 RGB-D)", least=1)

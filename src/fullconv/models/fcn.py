@@ -120,7 +120,7 @@ def crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:
 
 
 def _zero_score(channels: int | None, num_classes: int) -> nn.Conv2d:
-    """A 1x1 scoring layer that starts at zero (section 4.1), so a new skip changes nothing until it is trained."""
+    """A 1x1 scoring layer that starts at zero (section 4.3), so a new skip changes nothing until it is trained."""
     if channels is None:
         raise GeometryError("a feature with an unknown number of channels cannot be scored")
     layer = nn.Conv2d(channels, num_classes, 1)

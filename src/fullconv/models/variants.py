@@ -1,5 +1,5 @@
 """Changes to a trunk that the paper made or tried: more input channels (early fusion, section 5), and its last
-subsampling taken away (section 4.3).
+subsampling taken away (section 4.2).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def double_kernel(weight: Tensor) -> Tensor:
 
 def enlarge_last_pool(trunk: fx.GraphModule, conversion: Conversion) -> None:
     """Stride 1 in the last pooling, and the fully connected layer on it twice as large: 14x14 for a VGG (section
-    4.3: "decreasing pool5's stride to 1 requires our convolutionalized fc6 to have kernel size 14x14").
+    4.2: "decreasing pool5's stride to 1 requires our convolutionalized fc6 to have kernel size 14x14").
     """
     here = [name for name in conversion.converted if name in dict(trunk.named_modules())]
     if not here:

@@ -1,0 +1,192 @@
+"""What the pages in docs/ say is so: their Python prints what stands there, their tables are the code's, their pictures
+and links exist.
+"""
+
+import ast
+import doctest
+import importlib.util
+import re
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fullconv.config import CONVENTIONS, ModelConfig, to_mapping
+from fullconv.geometry import AxisMap
+from fullconv.models import build, build_classifier
+from fullconv.models.alignment import Margin
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+PICTURES = sorted((DOCS / "pictures").glob("*.py"))
+LARGEST = 250_000
+
+
+def blocks(text):
+    """The Python of a page, in its order."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
+def run(text, name):
+    """Run the Python of a page, each block on what those before it left; how many examples printed something else."""
+    names, failed = {}, 0
+    for number, block in enumerate(blocks(text)):
+        if ">>>" not in block:
+            exec(compile(block, f"{name}, block {number}", "exec"), names)
+            continue
+        examples = doctest.DocTestParser().get_doctest(block, names, f"{name}, block {number}", name, 0)
+        failed += doctest.DocTestRunner().run(examples, clear_globs=False).failed
+        names = examples.globs
+    return failed
+
+
+def table(page, *titles):
+    """The rows of the table with these titles, as dicts of strings."""
+    head = "| " + " | ".join(titles) + " |"
+    lines = (DOCS / page).read_text().splitlines()
+    rows = lines[lines.index(head) + 2 :]
+    end = next(i for i, line in enumerate([*rows, ""]) if not line.startswith("|"))
+    return [dict(zip(titles, (cell.strip() for cell in row.strip("|").split("|")), strict=True)) for row in rows[:end]]
+
+
+def script(name):
+    """A script of docs/pictures as a module."""
+    spec = importlib.util.spec_from_file_location(f"pictures_{name}", DOCS / "pictures" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_prints_what_stands_there(page):
+    assert run(page.read_text(), page.name) == 0
+
+
+def test_a_page_that_lies_is_found():
+    assert run("```python\n>>> 1 + 1\n2\n```\n\n```python\n>>> 1 + 1\n3\n```\n", "lie") == 1
+    assert run("```python\nx = 1\n```\n\n```python\n>>> x\n2\n```\n", "lie") == 1
+    with pytest.raises(AssertionError):
+        run("```python\nassert False\n```\n", "lie")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_every_link_and_picture_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_picture_is_shown_small_and_has_its_script():
+    shown = {
+        name for page in [*PAGES, ROOT / "README.md"] for name in re.findall(r"(\w+\.(?:png|jpg))\)", page.read_text())
+    }
+    pictures = [path for path in DOCS.iterdir() if path.suffix in (".png", ".jpg")]
+    assert {path.name for path in pictures} == shown
+    assert {path.stem for path in pictures} >= {path.stem for path in PICTURES}
+    assert all(path.stat().st_size < LARGEST for path in pictures)
+
+
+def test_the_receptive_fields():
+    for row in table("geometry.md", "net", "receptive field", "the paper's Table 1"):
+        with torch.device("meta"):
+            net = build(ModelConfig(row["net"], stride=32, padding="paper"))
+        assert net.trace.last.axis.field == int(row["receptive field"])
+
+
+ALIGNMENT = table(
+    "geometry.md", "net, stride", "padding", "first cells at", "kernel, crop of scores, crop of skip",
+    "margin before, after, least",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ALIGNMENT, ids=lambda row: f"{row['net, stride']} {row['padding']}")
+def test_the_table_of_crops_and_margins(row):
+    backbone, stride = row["net, stride"].split(", ")
+    with torch.device("meta"):
+        net = build(ModelConfig(backbone, stride=int(stride), padding=row["padding"]))
+    starts = [Fraction(start) for start in row["first cells at"].split(",")]
+    joins = ast.literal_eval(f"[{row['kernel, crop of scores, crop of skip']}]")
+    assert [net.trace[name].axis.start for name in net.features] == starts
+    assert [(join.window.kernel, join.crop_scores, join.crop_skip) for join in net.joins] == joins
+    assert net.margin == Margin(*map(int, row["margin before, after, least"].split(",")))
+
+
+def test_the_table_of_input_conventions():
+    said = {}
+    for row in table("conversion.md", "name", "order", "mean", "std", "of"):
+        mean, std = (tuple(map(float, row[key].split(","))) for key in ("mean", "std"))
+        said[row["name"]] = (row["order"], mean, std)
+    assert said == {name: (c.order, c.mean, c.std) for name, c in CONVENTIONS.items()}
+
+
+def variants():
+    """The settings in the table of the paper's variants, each as a dict."""
+    found = []
+    for row in table("conversion.md", "variant", "settings", "where"):
+        for settings in re.findall(r"`([^`]+)`", row["settings"]):
+            call = ast.parse(f"dict({settings})", mode="eval").body
+            found.append({word.arg: ast.literal_eval(word.value) for word in call.keywords})
+    return found
+
+
+@pytest.mark.parametrize("settings", variants(), ids=str)
+def test_every_variant_of_the_paper_is_a_net(settings):
+    with torch.device("meta"):
+        net = build(ModelConfig(**{"backbone": "vgg16", **settings}))
+        logits = net(torch.empty(1, net.config.channels * len(net.streams), 70, 50))
+    assert all(found.shape[2:] == (70, 50) for found in (logits.values() if isinstance(logits, dict) else [logits]))
+    assert all(getattr(net.config, key) == value for key, value in settings.items())
+
+
+def test_the_table_of_variants_leaves_no_setting_out():
+    ordinary = {"backbone", "num_classes", "width", "dropout", "native_size"}
+    choices = {(key, value) for settings in variants() for key, value in settings.items()}
+    assert {key for key, _ in choices} - ordinary == set(to_mapping(ModelConfig())) - ordinary
+    for name, spec in ModelConfig.__dataclass_fields__.items():
+        for choice in set(spec.metadata["choices"]) - {spec.default}:
+            assert (name, choice) in choices
+
+
+@pytest.mark.parametrize("name", ["geometry", "conversion"])
+def test_a_picture_of_numbers_is_drawn_from_the_net(name, tmp_path, monkeypatch):
+    drawn = tmp_path / f"{name}.png"
+    monkeypatch.setattr(sys, "argv", [name, "--out", str(drawn)])
+    script(name).main()
+    with Image.open(drawn) as now, Image.open(DOCS / drawn.name) as kept:
+        assert now.size == kept.size
+        # Another matplotlib may draw letters a shade otherwise; one pixel more of padding is a difference above 2.
+        apart = np.abs(np.asarray(now.convert("L"), float) - np.asarray(kept.convert("L"), float))
+        assert apart.mean() < 0.5
+
+
+HEATMAP = script("heatmap")
+
+
+@given(
+    stride=st.sampled_from([1, 2, 4, 8, 16, 32]), before=st.integers(0, 40), half=st.booleans(), side=st.integers(1, 90)
+)
+def test_a_heat_map_lies_on_the_image_exactly(stride, before, half, side):
+    """Cells that hold the pixel of their own centre become the pixels' own numbers."""
+    start = -before - (Fraction(1, 2) if half and stride > 1 else 0)
+    centres = torch.tensor([float(start + stride * cell) for cell in range((side - start) // stride + 2)]).double()
+    laid = HEATMAP.laid_on_the_image(centres.expand(len(centres), -1), AxisMap(Fraction(stride), start), side, side)
+    assert torch.allclose(laid, torch.arange(side).double().expand(side, -1), atol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_heat_map_is_drawn_from_a_net_and_a_photograph(tmp_path, monkeypatch):
+    weights, photograph, out = (tmp_path / name for name in ("w.safetensors", "photo.png", "map.jpg"))
+    safetensors.torch.save_file(build_classifier(HEATMAP.CONFIG, 1000).state_dict(), weights)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 310, 3), dtype=np.uint8)).save(photograph)
+    monkeypatch.setattr(sys, "argv", f"heatmap --weights {weights} --image {photograph} --out {out}".split())
+    HEATMAP.main()
+    with Image.open(out) as drawn:
+        assert drawn.format == "JPEG"
