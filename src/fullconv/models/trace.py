@@ -222,8 +222,8 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
             feature = Feature(name, rows, columns, _channels(layer, source.channels))
         elif node.target in POINTWISE_CALLS and len(sources) == 1:
             feature, windows = Feature(name, sources[0].rows, sources[0].columns, sources[0].channels), one
-        elif (node.target in SUMS or _is_concat(node)) and sources:
-            feature, windows = _join(name, sources, concat=_is_concat(node)), one
+        elif (node.target in SUMS or is_concat(node)) and sources:
+            feature, windows = _join(name, sources, concat=is_concat(node)), one
         else:
             raise _unknown(name, getattr(node.target, "__name__", str(node.target)))
         trace.features[name], trace.windows[name] = feature, windows
@@ -231,7 +231,8 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
     return trace
 
 
-def _is_concat(node: fx.Node) -> bool:
+def is_concat(node: fx.Node) -> bool:
+    """Whether a node concatenates along the channels."""
     if node.target not in (torch.cat, torch.concat):
         return False
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)

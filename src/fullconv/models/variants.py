@@ -13,8 +13,9 @@ from fullconv.models.rarefy import rarefy
 from fullconv.models.trace import walk, windows_of
 
 
-def first_convolution(trunk: fx.GraphModule) -> tuple[str, nn.Conv2d]:
-    """The convolution that takes the image, and its name."""
+def first_convolution(trunk: nn.Module) -> tuple[str, nn.Conv2d]:
+    """The convolution that takes the image, and its name; `trunk` is a graph."""
+    assert isinstance(trunk, fx.GraphModule)
     for node in trunk.graph.nodes:
         layer = trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, nn.Conv2d):

@@ -214,7 +214,7 @@ def with_input(converted: Converted, to: InputConvention, where: str) -> Convert
         net = empty_net(header)
     if isinstance(net, FCN) and len(net.streams) > 1:
         raise UsageError(f"{where}: a net of two streams keeps its convention; leave --to-input out")
-    first, conv = first_convolution(net.backbone if isinstance(net, FCN) else symbolic_trace(net))
+    first, conv = first_convolution(net.get_submodule("backbone") if isinstance(net, FCN) else symbolic_trace(net))
     name = f"backbone.{first}" if isinstance(net, FCN) else first
     tensors = change_convention(converted.tensors, name, header.input, to, where)
     border = "" if not any(conv.padding) or to.mean == header.input.mean else "; the border of the image may differ"
