@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.geometry import GeometryError
-from fullconv.models.trace import walk, windows_of
+from fullconv.models.trace import pool_windows, walk, windows_of
 
 
 class AllPool(nn.MaxPool2d):
@@ -22,6 +22,9 @@ class AllPool(nn.MaxPool2d):
         x = nn.functional.pad(x, (self.padding, pads[1], self.padding, pads[0]))
         full = nn.functional.conv2d(x, ones, stride=self.stride, dilation=self.dilation, groups=x.shape[1])
         return full[:, :, : size[0], : size[1]]
+
+
+windows_of.register(AllPool, pool_windows)
 
 
 class Branches(nn.Module):

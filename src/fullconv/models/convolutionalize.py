@@ -9,30 +9,19 @@ the classifier slid over it.
 from __future__ import annotations
 
 import copy
-import math
-import operator
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fullconv.errors import UsageError
+from fullconv.models.surgery import (
+    Change,
+    ConversionError,
+    Surgery,
+    fully_connected_as_convolution,
+    shapes_at,
+)
 from fullconv.models.trace import Trace, symbolic_trace, walk
-
-
-class ConversionError(UsageError):
-    """A classifier that has no exact dense form; the layer is named."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """One exchange: which layer, what it was, what it became."""
-
-    layer: str
-    was: str
-    became: str
 
 
 @dataclass(frozen=True)
@@ -56,64 +45,6 @@ class Conversion:
         return "\n".join(
             [*lines, f"stride {axis.stride}, receptive field {axis.field}, first cell centred on {axis.start}"]
         )
-
-
-def fully_connected_as_convolution(layer: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
-    """The convolution equal to a fully connected layer over a flattened (channels, height, width) map.
-
-    The weights are the same numbers in the same order: (out, C*H*W) read as (out, C, H, W).
-    """
-    if layer.in_features != channels * height * width:
-        raise ConversionError(
-            f"a Linear with {layer.in_features} inputs over a map of {channels} x {height} x {width}: "
-            "the native size is not the one it was made for"
-        )
-    conv = nn.Conv2d(
-        channels,
-        layer.out_features,
-        (height, width),
-        bias=layer.bias is not None,
-        dtype=layer.weight.dtype,
-        device=layer.weight.device,
-    )
-    with torch.no_grad():
-        conv.weight.copy_(layer.weight.view_as(conv.weight))
-        if conv.bias is not None:
-            conv.bias.copy_(layer.bias)
-    return conv
-
-
-class _Shapes(fx.Interpreter):
-    """The shape of every value of a graph, seen by running it once."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.shapes: dict[fx.Node, torch.Size] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = result.shape
-        return result
-
-
-FLATTEN_CALLS = {torch.flatten, "flatten", "view", "reshape", torch.reshape}
-
-
-def _is_flatten(node: fx.Node, layer: nn.Module | None, shapes: dict[fx.Node, torch.Size]) -> bool:
-    if not (isinstance(layer, nn.Flatten) or node.target in FLATTEN_CALLS):
-        return False
-    source = node.all_input_nodes[0]
-    before, after = shapes.get(source), shapes.get(node)
-    return before is not None and after is not None and len(before) == 4 and after == (before[0], math.prod(before[1:]))
-
-
-def _is_mean_over_map(node: fx.Node) -> bool:
-    if node.target not in ("mean", torch.mean):
-        return False
-    dims = node.args[1:] or (node.kwargs.get("dim", node.kwargs.get("axis")),)
-    flat = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
-    return sorted(int(d) % 4 for d in flat if isinstance(d, int)) == [2, 3]
 
 
 def convolutionalize(
@@ -140,141 +71,24 @@ def convolutionalize(
     height, width = (native_size, native_size) if isinstance(native_size, int) else native_size
     graph_module = symbolic_trace(copy.deepcopy(classifier)).eval()
     name = type(classifier).__name__
-    surgery = _Surgery(graph_module, _shapes_at(graph_module, name, (1, channels, height, width)))
+    surgery = Surgery(graph_module, shapes_at(graph_module, name, (1, channels, height, width)))
     for node in list(graph_module.graph.nodes):
         surgery.exchange(node)
-    _drop_dead(graph_module.graph)
+    surgery.finish()
     graph_module.graph.lint()
     graph_module.recompile()
     graph_module.train(classifier.training)
     try:
         trace = walk(graph_module, channels)
     except UsageError as problem:
+        if surgery.pools and " joins " in str(problem):
+            raise ConversionError(
+                f"{name}: layer '{surgery.pools[0]}': it sees the whole map inside the net, as squeeze-and-excitation "
+                "does: an endless receptive field, so no dense net is this classifier slid; take a net without it"
+            ) from None
         raise ConversionError(f"{name}: {problem}") from None
     report = Conversion(tuple(surgery.changes), tuple(surgery.converted), tuple(surgery.pools), (height, width), trace)
     return graph_module, report
-
-
-def _shapes_at(graph_module: fx.GraphModule, name: str, size: tuple[int, int, int, int]) -> dict[fx.Node, torch.Size]:
-    """The shapes for an image of a size; a classifier that does not take it is refused."""
-    like = next(graph_module.parameters(), torch.zeros(()))
-    run = _Shapes(graph_module)
-    try:
-        with torch.no_grad():
-            run.run(torch.zeros(size, dtype=like.dtype, device=like.device))
-    except (RuntimeError, ValueError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise ConversionError(
-            f"{name}: it does not take an image of {size[2]}x{size[3]} ({reason}); "
-            "give the native size of the classifier"
-        ) from None
-    return run.shapes
-
-
-class _Surgery:
-    """A graph whose layers are exchanged one by one, in their order, and the record of it.
-
-    spatial: the values that were flat and stay maps now, with their shape before the flattening.
-    """
-
-    def __init__(self, graph_module: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
-        self.graph_module, self.graph, self.shapes = graph_module, graph_module.graph, shapes
-        self.changes: list[Change] = []
-        self.converted: list[str] = []
-        self.pools: list[str] = []
-        self.spatial: dict[fx.Node, torch.Size] = {}
-
-    def exchange(self, node: fx.Node) -> None:
-        """Put the dense form of one layer in its place, or leave it."""
-        if not node.all_input_nodes or node.op == "output":
-            return
-        source = node.all_input_nodes[0]
-        layer = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if _is_flatten(node, layer, self.shapes):
-            self.spatial[source] = self.shapes[source]
-            self.record(node, layer, _kind(node, layer), "nothing")
-            self.bypass(node, source)
-        elif isinstance(layer, nn.Linear):
-            self.linear(node, layer, source)
-        elif _is_pool_to_a_size(node, layer):
-            self.pool(node, layer, source)
-        elif source in self.spatial:
-            self.spatial[node] = self.spatial[source]
-
-    def record(self, node: fx.Node, layer: nn.Module | None, was: str, became: str) -> None:
-        """Note a change under the layer's name."""
-        self.changes.append(Change(_name(node, layer), was, became))
-
-    def bypass(self, node: fx.Node, source: fx.Node) -> None:
-        """Take a node out; what used it uses its source."""
-        node.replace_all_uses_with(source)
-        self.graph.erase_node(node)
-
-    def linear(self, node: fx.Node, layer: nn.Linear, source: fx.Node) -> None:
-        """A fully connected layer over a flattened map becomes the convolution that covers the map."""
-        name = str(node.target)
-        if source not in self.spatial:
-            raise ConversionError(
-                f"layer '{name}' (Linear): it works on something other than a flattened map; no dense form is known"
-            )
-        _, channels, height, width = self.spatial[source]
-        self.graph_module.set_submodule(name, fully_connected_as_convolution(layer, channels, height, width))
-        self.spatial[node] = torch.Size((1, layer.out_features, 1, 1))
-        if height * width > 1:
-            self.converted.append(name)
-        was = f"Linear {layer.in_features} -> {layer.out_features}"
-        self.record(node, layer, was, f"Conv2d {channels} -> {layer.out_features}, {height}x{width}")
-
-    def pool(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
-        """A pool to a given size: nothing where the map has that size, else the pool as large as the native map."""
-        before, after = self.shapes[source], self.shapes[node]
-        goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
-        kind, side = _kind(node, layer), f"{goal[0]}x{goal[1]}"
-        if goal == tuple(before[2:]) and goal != (1, 1):
-            self.record(node, layer, f"{kind} to {side}", "nothing (the map has that size already)")
-            self.bypass(node, source)
-            return
-        if goal != (1, 1):
-            raise ConversionError(
-                f"layer '{_name(node, layer)}' ({kind} from {before[2]}x{before[3]} to {side}): its windows depend on "
-                "the image's size; choose a native size at which the map has the pool's own size"
-            )
-        kernel = (before[2], before[3])
-        dense: nn.Module = (
-            nn.MaxPool2d(kernel, 1) if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(kernel, 1)
-        )
-        became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
-        self.record(node, layer, f"{kind} over the whole map", became)
-        name = str(node.target) if layer is not None else f"{node.name}_pool"
-        self.graph_module.add_submodule(name, dense)
-        self.pools.append(name)
-        with self.graph.inserting_after(node):
-            new = self.graph.call_module(name, (source,))
-        self.shapes[new] = torch.Size((*before[:2], 1, 1))
-        if len(after) == 2:  # a mean over the map flattens too
-            self.spatial[new] = self.shapes[new]
-        self.bypass(node, new)
-
-
-def _name(node: fx.Node, layer: nn.Module | None) -> str:
-    return str(node.target) if layer is not None else node.name
-
-
-def _kind(node: fx.Node, layer: nn.Module | None) -> str:
-    return type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
-
-
-def _is_pool_to_a_size(node: fx.Node, layer: nn.Module | None) -> bool:
-    adaptive = isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
-    return adaptive or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node)
-
-
-def _drop_dead(graph: fx.Graph) -> None:
-    """Removes what nothing uses any more (the sizes that a ``view`` asked for)."""
-    for node in reversed(list(graph.nodes)):
-        asked = node.op not in ("output", "placeholder") and node.target in (getattr, operator.getitem, "size")
-        if asked and not node.users:
-            graph.erase_node(node)
 
 
 def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
@@ -311,3 +125,13 @@ def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
     trunk.delete_all_unused_submodules()
     trunk.recompile()
     return trunk
+
+
+__all__ = [
+    "Change",
+    "Conversion",
+    "ConversionError",
+    "convolutionalize",
+    "decapitate",
+    "fully_connected_as_convolution",
+]

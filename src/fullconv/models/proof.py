@@ -14,11 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fullconv.geometry import IMAGE, AxisMap
+from fullconv.geometry import IMAGE
 from fullconv.models.trace import SUMS, Windows, is_concat, symbolic_trace, walk, windows_of
 
 LARGE = 30_000_000
-"""Parameters from which on the proof is done in single precision, to stay quick and small."""
+"""Parameters from which on the proof is done in single precision and at one place, to stay quick and small."""
+
+FAR = 900
+"""The receptive field, in pixels, from which on it is done so too."""
+
+PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""The cells that are compared, by row and column."""
 
 
 @dataclass(frozen=True)
@@ -73,34 +79,36 @@ def prove(classifier: nn.Module, dense: fx.GraphModule, native_size: int | tuple
     True
     """
     size = (native_size, native_size) if isinstance(native_size, int) else native_size
-    large = sum(p.numel() for p in classifier.parameters()) > LARGE
-    kind = torch.float32 if large else torch.float64
+    axes = walk(dense, channels).last.rows, walk(dense, channels).last.columns
+    steps = int(axes[0].stride), int(axes[1].stride)
+    field = int(axes[0].field), int(axes[1].field)
+    heavy = sum(p.numel() for p in classifier.parameters()) > LARGE or max(field) > FAR
+    kind = torch.float32 if heavy else torch.float64
     net, slid = (copy.deepcopy(one).to(kind).eval() for one in (classifier, dense))
     random = torch.Generator().manual_seed(0)
 
     def image(height: int, width: int) -> Tensor:
         return torch.randn(1, channels, height, width, generator=random).to(kind)
 
-    axes = walk(slid, channels).last.rows, walk(slid, channels).last.columns
-    steps = int(axes[0].stride), int(axes[1].stride)
     with torch.no_grad():
         crop = image(*size)
-        scores = net(crop).flatten()
-        native = _apart(slid(crop).flatten(), scores)
-        places = [(0, 0), (0, 1), (1, 0), (1, 1)]
-        padded, agree = _with_padding(net, slid, image(size[0] + steps[0], size[1] + steps[1]), size, steps, places)
-        free, whole = Unpadded(net), Unpadded(slid)
-        field = int(axes[0].field), int(axes[1].field)
+        native = _apart(slid(crop).flatten(), net(crop).flatten())
+        padded, agree = _with_padding(net, slid, image(size[0] + steps[0], size[1] + steps[1]), size, steps)
         wide = image(field[0] + 2 * steps[0], field[1] + 2 * steps[1])
+        free, whole = Unpadded(net), Unpadded(slid)
         cells = whole(wide)
-        # The first cell that no zero reaches begins some pixels into the image: padding put the grid there.
-        ends = [int(g.start + (g.field - 1) / 2) + 1 for g in whole.output_grid]
+        # The first cell that no zero reaches may begin some pixels into the image: padding put the grid there.
+        ends = [
+            int(axis.start + cell * axis.stride + (axis.field - 1) / 2) + 1
+            for axis, cell in zip(axes, whole.first_cell, strict=True)
+        ]
+        places = [(1, 1)] if heavy else PLACES
         found = [
             _apart(cells[0, :, i, j], free(wide[:, :, a : a + ends[0], b : b + ends[1]]).flatten())
             for i, j in places
             for a, b in [(i * steps[0], j * steps[1])]
         ]
-    return Proof(native, max(found), len(found), padded, agree, 1e-4 if large else 1e-9)
+    return Proof(native, max(found), len(found), padded, agree, 1e-4 if heavy else 1e-9)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -108,39 +116,38 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def _with_padding(
-    net: nn.Module, dense: nn.Module, image: Tensor, size: tuple[int, int], steps: tuple[int, int],
-    places: list[tuple[int, int]],
-) -> tuple[float, float]:  # fmt: skip
+    net: nn.Module, dense: nn.Module, image: Tensor, size: tuple[int, int], steps: tuple[int, int]
+) -> tuple[float, float]:
     """The largest difference of the two as they are, on crops of the native size, and how often the best class
     stays.
     """
     cells = dense(image)
     worst, kept = 0.0, 0
-    for i, j in places:
+    for i, j in PLACES:
         top, left = i * steps[0], j * steps[1]
         scores = net(image[:, :, top : top + size[0], left : left + size[1]]).flatten()
         mine = cells[0, :, i, j] if i < cells.shape[2] and j < cells.shape[3] else torch.full_like(scores, torch.nan)
         worst = max(worst, _apart(mine, scores))
         kept += int(mine.argmax() == scores.argmax())
-    return worst, kept / len(places)
+    return worst, kept / len(PLACES)
 
 
 class Unpadded(fx.Interpreter):
     """A net with all zero padding taken away: called with an image, it gives the scores that no zero has touched.
 
-    It runs the graph layer by layer and knows where the cells of every value look. Branches that are padded
-    differently begin at different places then; where they join, all are cut to the cells that they share.
+    It runs the graph layer by layer and counts how many cells at the front each value has lost against the padded net.
+    Where branches join, all are cut to the cells that they share, and a layer with a stride begins where the padded
+    one would.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net if isinstance(net, fx.GraphModule) else symbolic_trace(net))
-        self.grids: dict[fx.Node, tuple[AxisMap, AxisMap]] = {}
+        self.lost: dict[fx.Node, tuple[int, int]] = {}
 
     @property
-    def output_grid(self) -> tuple[AxisMap, AxisMap]:
-        """Where the cells of the scores of the last run look."""
-        output = next(node for node in self.grids if node.op == "output")
-        return self.grids[output]
+    def first_cell(self) -> tuple[int, int]:
+        """The first cell of the scores of the last run, as the padded net counts them."""
+        return next(lost for node, lost in self.lost.items() if node.op == "output")
 
     def __call__(self, image: Tensor) -> Tensor:
         """The scores of an image (1, C, H, W)."""
@@ -148,47 +155,35 @@ class Unpadded(fx.Interpreter):
         return result
 
     def run_node(self, n: fx.Node) -> Any:
-        """One layer, and its grid."""
-        sources = [source for source in n.all_input_nodes if source in self.grids]
-        if n.op == "placeholder":
-            self.grids[n] = IMAGE, IMAGE
-            return super().run_node(n)
+        """One layer, and what it has lost."""
+        sources = [source for source in n.all_input_nodes if source in self.lost]
         layer = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
         windows = windows_of(layer) if layer is not None else None
         if layer is not None and windows is not None and any(w.map != IMAGE for w in windows):
             return self._without_zeros(n, sources[0], layer, windows)
-        if len(sources) > 1 and (n.target in SUMS or is_concat(n)):
-            self._meet(n, sources)
-        elif sources:
-            self.grids[n] = self.grids[sources[0]]
+        maps = [s for s in sources if isinstance(self.env[s], Tensor) and self.env[s].ndim == 4]
+        if len(maps) > 1 and (n.target in SUMS or is_concat(n)):
+            self._meet(maps)
+        if n.op != "get_attr":
+            self.lost[n] = self.lost[maps[0] if maps else sources[0]] if sources else (0, 0)
         return super().run_node(n)
 
     def _without_zeros(self, n: fx.Node, source: fx.Node, layer: nn.Module, windows: Windows) -> Tensor:
-        """The cells of a padded layer that see no zero: those at the front are left out, whole strides of them, so that
-        the others stay on the grid of the padded layer.
-        """
-        out = [-(-w.padding // w.stride) for w in windows]
-        top, left = (cells * w.stride - w.padding for cells, w in zip(out, windows, strict=True))
-        rows, columns = (g.then(w).cropped(c) for g, w, c in zip(self.grids[source], windows, out, strict=True))
-        self.grids[n] = rows, columns
+        """The cells of a padded layer that see no zero."""
+        lost = self.lost[source]
+        first = tuple(-(-(c + w.padding) // w.stride) for c, w in zip(lost, windows, strict=True))
+        top, left = (f * w.stride - w.padding - c for f, w, c in zip(first, windows, lost, strict=True))
+        self.lost[n] = first[0], first[1]
         bare = copy.copy(layer)
         bare.padding = (0, 0)  # type: ignore[assignment]
         result: Tensor = bare(self.env[source][:, :, top:, left:])
         return result
 
-    def _meet(self, n: fx.Node, sources: list[fx.Node]) -> None:
-        """Cut the values that join to the cells that all of them have."""
-        spatial = [s for s in sources if isinstance(self.env[s], Tensor) and self.env[s].ndim == 4]
-        starts = [max(self.grids[s][a].start for s in spatial) for a in (0, 1)]
-        offsets = {
-            s: [int((starts[a] - self.grids[s][a].start) / self.grids[s][a].stride) for a in (0, 1)] for s in spatial
-        }
-        sizes = [min(self.env[s].shape[2 + a] - offsets[s][a] for s in spatial) for a in (0, 1)]
-        for s in spatial:
-            top, left = offsets[s]
+    def _meet(self, maps: list[fx.Node]) -> None:
+        """Cut the maps that join to the cells that all of them have."""
+        first = [max(self.lost[s][a] for s in maps) for a in (0, 1)]
+        sizes = [min(self.env[s].shape[2 + a] + self.lost[s][a] for s in maps) - first[a] for a in (0, 1)]
+        for s in maps:
+            top, left = (first[a] - self.lost[s][a] for a in (0, 1))
             self.env[s] = self.env[s][:, :, top : top + sizes[0], left : left + sizes[1]]
-            self.grids[s] = self.grids[s][0].cropped(top), self.grids[s][1].cropped(left)
-        rows, columns = self.grids[spatial[0]]
-        for s in spatial[1:]:
-            rows, columns = rows.joined(self.grids[s][0]), columns.joined(self.grids[s][1])
-        self.grids[n] = rows, columns
+            self.lost[s] = first[0], first[1]

@@ -31,7 +31,16 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.geometry import AxisMap, Window
-from fullconv.models.trace import Feature, Trace, Windows, node_names, symbolic_trace, walk, windows_of
+from fullconv.models.trace import (
+    Feature,
+    Trace,
+    Windows,
+    node_names,
+    pool_windows,
+    symbolic_trace,
+    walk,
+    windows_of,
+)
 
 Pair = tuple[int, int]
 """One number for the rows and one for the columns."""
@@ -98,6 +107,8 @@ class WidelyPaddedMaxPool2d(nn.MaxPool2d):
         padded = F.pad(input, (columns, columns, rows, rows), value=-math.inf)
         return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation)
 
+
+windows_of.register(WidelyPaddedMaxPool2d, pool_windows)
 
 Filter = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 """The layers that have a rarefied form and are more than point-wise."""

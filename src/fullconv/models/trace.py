@@ -25,7 +25,7 @@ Windows = tuple[Window, Window]
 POINTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
     nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.BatchNorm2d,
-    nn.LocalResponseNorm,
+    nn.ChannelShuffle, nn.LocalResponseNorm,
 )  # fmt: skip
 POINTWISE_CALLS = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid, F.dropout,
@@ -41,17 +41,32 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
+POINTWISE_NAMES = ("DropPath", "LayerNorm2d", "StochasticDepth")
+"""Layers of torchvision and timm that work cell by cell: branches left out in training, a norm over the channels."""
+
+REWEIGHTED = ("ScaledStdConv2d", "StdConv2d")
+"""Convolutions of timm that normalize their weights first, and are convolutions else."""
+
+
 @singledispatch
 def windows_of(layer: nn.Module) -> Windows | None:
-    """The windows of a layer on both axes, or None for a layer that has no affine map."""
-    if isinstance(layer, POINTWISE):
+    """The windows of a layer on both axes, or None for a layer that has no affine map.
+
+    A subclass with a forward of its own may do anything (timm's ``Conv2dSame`` pads by the size of the image), so only
+    the known ones are taken for what they inherit from.
+    """
+    if isinstance(layer, POINTWISE) or type(layer).__name__ in POINTWISE_NAMES:
         return Window(1), Window(1)
     return None
 
 
+def _changed(layer: nn.Module, base: type[nn.Module]) -> bool:
+    return type(layer).forward is not base.forward and type(layer).__name__ not in REWEIGHTED
+
+
 @windows_of.register(nn.Conv2d)
 def _(layer: nn.Conv2d) -> Windows | None:
-    if layer.padding_mode != "zeros":
+    if layer.padding_mode != "zeros" or _changed(layer, nn.Conv2d):
         return None
     padding: Any = layer.padding
     if padding == "valid":
@@ -75,13 +90,19 @@ def _(layer: nn.ConvTranspose2d) -> Windows:
     return rows, columns
 
 
-@windows_of.register(nn.MaxPool2d)
-@windows_of.register(nn.AvgPool2d)
-def _(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows:
+def pool_windows(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows:
+    """The windows of a pool, or of a layer that has the settings of one."""
     kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
     dilation = _pair(layer.dilation) if isinstance(layer, nn.MaxPool2d) else (1, 1)
     rows, columns = (Window(kernel[a], stride[a], padding[a], dilation[a], ceil=layer.ceil_mode) for a in (0, 1))
     return rows, columns
+
+
+@windows_of.register(nn.MaxPool2d)
+@windows_of.register(nn.AvgPool2d)
+def _(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows | None:
+    changed = _changed(layer, nn.MaxPool2d if isinstance(layer, nn.MaxPool2d) else nn.AvgPool2d)
+    return None if changed else pool_windows(layer)
 
 
 @dataclass(frozen=True)
@@ -163,13 +184,28 @@ def symbolic_trace(net: nn.Module) -> fx.GraphModule:
     if windows_of(net) is not None:  # one bare layer: it is a leaf of a graph, not a graph
         net = nn.Sequential(net)
     try:
-        return fx.GraphModule(net, _Tracer().trace(net))
+        return _pools_as_layers(fx.GraphModule(net, _Tracer().trace(net)))
     except (fx.proxy.TraceError, TypeError, RuntimeError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise GeometryError(
             f"{type(net).__name__}: torch.fx cannot follow its forward ({reason}); "
             "keep control flow that depends on the image out of it"
         ) from None
+
+
+POOLS = {F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d}
+
+
+def _pools_as_layers(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Pools that a forward calls as functions, as the layers that they are."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and node.target in POOLS:
+            settings = {key: value for key, value in node.kwargs.items() if key != "input"}
+            graph_module.add_submodule(f"{node.name}_layer", POOLS[node.target](*node.args[1:], **settings))
+            node.op, node.target = "call_module", f"{node.name}_layer"
+            node.args, node.kwargs = (node.all_input_nodes[0],), {}
+    graph_module.recompile()
+    return graph_module
 
 
 def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
@@ -208,8 +244,8 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
     for node in graph_module.graph.nodes:
         name = names[node]
         sources = [trace[names[source]] for source in node.all_input_nodes if names[source] in trace.features]
-        if node.op == "output":
-            continue
+        if node.op in ("output", "get_attr"):
+            continue  # a parameter by itself (a scale per channel) is no feature
         if node.op == "placeholder":
             feature, windows = Feature(name, IMAGE, IMAGE, channels), one
         elif node.op == "call_module":
@@ -220,6 +256,8 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
             source, windows = sources[0], found
             rows, columns = source.rows.then(windows[0]), source.columns.then(windows[1])
             feature = Feature(name, rows, columns, _channels(layer, source.channels))
+        elif len(sources) == 1 and (share := _share_of_channels(node, sources[0].channels)) is not None:
+            feature, windows = Feature(name, sources[0].rows, sources[0].columns, share or None), one
         elif node.target in POINTWISE_CALLS and len(sources) == 1:
             feature, windows = Feature(name, sources[0].rows, sources[0].columns, sources[0].channels), one
         elif (node.target in SUMS or is_concat(node)) and sources:
@@ -229,6 +267,26 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
         trace.features[name], trace.windows[name] = feature, windows
         trace.sources[name] = tuple(source.name for source in sources)
     return trace
+
+
+def _share_of_channels(node: fx.Node, channels: int | None) -> int | None:
+    """The channels of one part, where a node deals the channels out or takes one part; 0 where they are not known,
+    None for another node.
+    """
+    if node.target is operator.getitem:
+        source = node.all_input_nodes[0]
+        return _share_of_channels(source, channels) and (channels or 0) if _deals_out(source) else None
+    if not _deals_out(node):
+        return None
+    parts = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", 0)
+    if node.target in ("chunk", torch.chunk) and isinstance(parts, int) and parts > 0 and channels is not None:
+        return channels // parts if channels % parts == 0 else 0
+    return 0
+
+
+def _deals_out(node: fx.Node) -> bool:
+    dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+    return node.target in ("chunk", "split", torch.chunk, torch.split) and dim in (1, -3)
 
 
 def is_concat(node: fx.Node) -> bool:

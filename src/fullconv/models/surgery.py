@@ -1,0 +1,313 @@
+"""The exchanges that make a classifier dense, layer by layer, on its graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fullconv.errors import UsageError
+from fullconv.models.trace import POINTWISE
+
+
+class ConversionError(UsageError):
+    """A classifier that has no exact dense form; the layer is named."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One exchange: which layer, what it was, what it became."""
+
+    layer: str
+    was: str
+    became: str
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """A norm over the channels of each cell: (N, C, H, W) -> (N, C, H, W). ConvNeXt's, for maps with channels first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Each cell by its own mean and deviation."""
+        cells = F.layer_norm(input.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return cells.movedim(-1, 1)
+
+
+def fully_connected_as_convolution(layer: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
+    """The convolution equal to a fully connected layer over a flattened (channels, height, width) map.
+
+    The weights are the same numbers in the same order: (out, C*H*W) read as (out, C, H, W).
+    """
+    if layer.in_features != channels * height * width:
+        raise ConversionError(
+            f"a Linear with {layer.in_features} inputs over a map of {channels} x {height} x {width}: "
+            "the native size is not the one it was made for"
+        )
+    conv = nn.Conv2d(
+        channels,
+        layer.out_features,
+        (height, width),
+        bias=layer.bias is not None,
+        dtype=layer.weight.dtype,
+        device=layer.weight.device,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(layer.weight.view_as(conv.weight))
+        if conv.bias is not None:
+            conv.bias.copy_(layer.bias)
+    return conv
+
+
+class _Shapes(fx.Interpreter):
+    """The shape of every value of a graph, seen by running it once."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.shapes: dict[fx.Node, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.shapes[n] = result.shape
+        return result
+
+
+FLATTEN_CALLS = {torch.flatten, "flatten", "view", "reshape", torch.reshape}
+
+
+def _is_flatten(node: fx.Node, layer: nn.Module | None, shapes: dict[fx.Node, torch.Size]) -> bool:
+    if not (isinstance(layer, nn.Flatten) or node.target in FLATTEN_CALLS):
+        return False
+    source = node.all_input_nodes[0]
+    before, after = shapes.get(source), shapes.get(node)
+    return before is not None and after is not None and len(before) == 4 and after == (before[0], math.prod(before[1:]))
+
+
+ROWS_FIRST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def _turn(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> tuple[int, ...] | None:
+    """How a node turns a map's axes: to rows first, back, or not at all."""
+    if node.target not in ("permute", torch.permute) or len(shapes.get(node, ())) != 4:
+        return None
+    dims = node.args[1] if len(node.args) == 2 else node.args[1:]
+    dims = dims or node.kwargs.get("dims", ())
+    order = tuple(int(d) % 4 for d in dims) if isinstance(dims, list | tuple) else ()
+    return order if order in (ROWS_FIRST, CHANNELS_FIRST) else None
+
+
+def _back(node: fx.Node) -> fx.Node:
+    """The node before, past a copy in memory."""
+    source = node.all_input_nodes[0]
+    return _back(source) if source.target == "contiguous" else source
+
+
+def _shuffles(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> int | None:
+    """The groups of a channel shuffle that a node ends: (N, C, H, W) seen as (N, g, C/g, H, W), turned, and back."""
+    if node.target not in ("view", "reshape", torch.reshape) or len(shapes.get(node, ())) != 4:
+        return None
+    turned = _back(node)
+    if turned.target not in ("transpose", torch.transpose) or tuple(turned.args[1:]) not in ((1, 2), (2, 1)):
+        return None
+    parts = _back(turned)
+    before = shapes.get(parts.all_input_nodes[0]) if parts.target in ("view", "reshape") else None
+    grouped = shapes.get(parts, torch.Size())
+    fits = before == shapes[node] and len(grouped) == 5 and grouped[1] * grouped[2] == shapes[node][1]
+    return int(grouped[1]) if fits else None
+
+
+def _is_mean_over_map(node: fx.Node) -> bool:
+    if node.target not in ("mean", torch.mean):
+        return False
+    dims = node.args[1:] or (node.kwargs.get("dim", node.kwargs.get("axis")),)
+    flat = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    return sorted(int(d) % 4 for d in flat if isinstance(d, int)) == [2, 3]
+
+
+def shapes_at(graph_module: fx.GraphModule, name: str, size: tuple[int, int, int, int]) -> dict[fx.Node, torch.Size]:
+    """The shapes for an image of a size; a classifier that does not take it is refused."""
+    like = next(graph_module.parameters(), torch.zeros(()))
+    run = _Shapes(graph_module)
+    try:
+        with torch.no_grad():
+            run.run(torch.zeros(size, dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ConversionError(
+            f"{name}: it does not take an image of {size[2]}x{size[3]} ({reason}); "
+            "give the native size of the classifier"
+        ) from None
+    return run.shapes
+
+
+class Surgery:
+    """A graph whose layers are exchanged one by one, in their order, and the record of it.
+
+    spatial: the values that were flat and stay maps now, with their shape before the flattening. rows_first: the values
+    that are (N, H, W, C) in the classifier and (N, C, H, W) in the dense net; turns: the layers that turned them.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
+        self.graph_module, self.graph, self.shapes = graph_module, graph_module.graph, shapes
+        self.changes: list[Change] = []
+        self.converted: list[str] = []
+        self.pools: list[str] = []
+        self.spatial: dict[fx.Node, torch.Size] = {}
+        self.rows_first: set[fx.Node] = set()
+        self.turns: list[fx.Node] = []
+
+    def exchange(self, node: fx.Node) -> None:
+        """Put the dense form of one layer in its place, or leave it."""
+        if not node.all_input_nodes or node.op == "output":
+            return
+        source = node.all_input_nodes[0]
+        layer = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if (turned := _turn(node, self.shapes)) is not None:
+            self.turns.append(node)
+            if turned == ROWS_FIRST:
+                self.rows_first.add(node)
+        elif source in self.rows_first:
+            self.channels_last(node, layer, source)
+        elif (groups := _shuffles(node, self.shapes)) is not None:
+            self.shuffle(node, groups)
+        elif isinstance(layer, nn.BatchNorm1d) and source in self.spatial:
+            self.batch_norm(node, layer, source)
+        elif _is_flatten(node, layer, self.shapes):
+            self.spatial[source] = self.shapes[source]
+            self.record(node, layer, _kind(node, layer), "nothing")
+            self.bypass(node, source)
+        elif isinstance(layer, nn.Linear):
+            self.linear(node, layer, source)
+        elif _is_pool_to_a_size(node, layer):
+            self.pool(node, layer, source)
+        elif source in self.spatial:
+            self.spatial[node] = self.spatial[source]
+
+    def finish(self) -> None:
+        """What could only be taken out when all layers were exchanged."""
+        for node in self.turns:
+            self.bypass(node, node.all_input_nodes[0])
+        drop_dead(self.graph)
+
+    def record(self, node: fx.Node, layer: nn.Module | None, was: str, became: str) -> None:
+        """Note a change under the layer's name."""
+        self.changes.append(Change(_name(node, layer), was, became))
+
+    def bypass(self, node: fx.Node, source: fx.Node) -> None:
+        """Take a node out; what used it uses its source."""
+        node.replace_all_uses_with(source)
+        self.graph.erase_node(node)
+
+    def linear(self, node: fx.Node, layer: nn.Linear, source: fx.Node) -> None:
+        """A fully connected layer over a flattened map becomes the convolution that covers the map."""
+        name = str(node.target)
+        if source not in self.spatial:
+            raise ConversionError(
+                f"layer '{name}' (Linear): it works on something other than a flattened map; no dense form is known"
+            )
+        _, channels, height, width = self.spatial[source]
+        self.graph_module.set_submodule(name, fully_connected_as_convolution(layer, channels, height, width))
+        self.spatial[node] = torch.Size((1, layer.out_features, 1, 1))
+        if height * width > 1:
+            self.converted.append(name)
+        was = f"Linear {layer.in_features} -> {layer.out_features}"
+        self.record(node, layer, was, f"Conv2d {channels} -> {layer.out_features}, {height}x{width}")
+
+    def channels_last(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
+        """A layer on (N, H, W, C), as ConvNeXt has them: on channels first a Linear is a 1x1 convolution."""
+        name = _name(node, layer)
+        if isinstance(layer, nn.Linear):
+            conv = fully_connected_as_convolution(layer, layer.in_features, 1, 1)
+            self.graph_module.set_submodule(name, conv)
+            self.record(node, layer, f"Linear {layer.in_features} -> {layer.out_features} at each cell", "Conv2d, 1x1")
+        elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+            norm = LayerNorm2d(layer.normalized_shape, layer.eps, layer.elementwise_affine, layer.bias is not None)
+            norm.load_state_dict(layer.state_dict())
+            like = next(layer.parameters(), torch.zeros(()))
+            self.graph_module.set_submodule(name, norm.to(device=like.device, dtype=like.dtype))
+            self.record(node, layer, "LayerNorm at each cell", "the same, channels first")
+        elif not isinstance(layer, POINTWISE):
+            raise ConversionError(
+                f"layer '{name}' ({_kind(node, layer)}): it works on rows before channels; no dense form of it is known"
+            )
+        self.rows_first.add(node)
+
+    def shuffle(self, node: fx.Node, groups: int) -> None:
+        """Channels dealt out to other places by view, transpose and view (ShuffleNet) become one layer."""
+        first = _back(_back(node))
+        name = f"{node.name}_shuffle"
+        self.graph_module.add_submodule(name, nn.ChannelShuffle(groups))
+        with self.graph.inserting_after(node):
+            new = self.graph.call_module(name, (first.all_input_nodes[0],))
+        self.shapes[new] = self.shapes[node]
+        self.record(node, None, "view, transpose, view", f"ChannelShuffle of {groups} groups")
+        self.bypass(node, new)
+
+    def batch_norm(self, node: fx.Node, layer: nn.BatchNorm1d, source: fx.Node) -> None:
+        """A batch norm over a list of numbers is one over the channels of a map of 1x1 cells."""
+        _, channels, height, width = self.spatial[source]
+        if height * width > 1 or channels != layer.num_features:
+            raise ConversionError(
+                f"layer '{node.target}' (BatchNorm1d): it has numbers of its own for each place of the map; "
+                "fold it into the Linear before or after it"
+            )
+        norm = nn.BatchNorm2d(channels, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        norm.load_state_dict(layer.state_dict())
+        like = next(layer.parameters(), torch.zeros(()))
+        self.graph_module.set_submodule(str(node.target), norm.to(device=like.device, dtype=like.dtype))
+        self.record(node, layer, f"BatchNorm1d of {channels}", f"BatchNorm2d of {channels}")
+        self.spatial[node] = self.spatial[source]
+
+    def pool(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
+        """A pool to a given size: nothing where the map has that size, else the pool as large as the native map."""
+        before, after = self.shapes[source], self.shapes[node]
+        goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
+        kind, side = _kind(node, layer), f"{goal[0]}x{goal[1]}"
+        if goal == tuple(before[2:]) and goal != (1, 1):
+            self.record(node, layer, f"{kind} to {side}", "nothing (the map has that size already)")
+            self.bypass(node, source)
+            return
+        if goal != (1, 1):
+            raise ConversionError(
+                f"layer '{_name(node, layer)}' ({kind} from {before[2]}x{before[3]} to {side}): its windows depend on "
+                "the image's size; choose a native size at which the map has the pool's own size"
+            )
+        kernel = (before[2], before[3])
+        dense: nn.Module = (
+            nn.MaxPool2d(kernel, 1) if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(kernel, 1)
+        )
+        became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
+        self.record(node, layer, f"{kind} over the whole map", became)
+        name = str(node.target) if layer is not None else f"{node.name}_pool"
+        self.graph_module.add_submodule(name, dense)
+        self.pools.append(name)
+        with self.graph.inserting_after(node):
+            new = self.graph.call_module(name, (source,))
+        self.shapes[new] = torch.Size((*before[:2], 1, 1))
+        if len(after) == 2:  # a mean over the map flattens too
+            self.spatial[new] = self.shapes[new]
+        self.bypass(node, new)
+
+
+def _name(node: fx.Node, layer: nn.Module | None) -> str:
+    return str(node.target) if layer is not None else node.name
+
+
+def _kind(node: fx.Node, layer: nn.Module | None) -> str:
+    return type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
+
+
+def _is_pool_to_a_size(node: fx.Node, layer: nn.Module | None) -> bool:
+    adaptive = isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+    return adaptive or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node)
+
+
+def drop_dead(graph: fx.Graph) -> None:
+    """Removes what nothing uses any more: the sizes that a ``view`` asked for, checks, views that became a layer."""
+    for node in reversed(list(graph.nodes)):
+        in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
+        if node.op in ("call_function", "call_method") and not node.users and not in_place:
+            graph.erase_node(node)
