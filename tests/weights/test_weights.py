@@ -66,7 +66,8 @@ def test_any_flipped_bit_or_cut_is_found(tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [(b"", "empty file"), (b"<html>", "HTML page"), (b"version https://git-lfs.github.com", "git lfs pull"),
-     (b"PK\x03\x04", "archive has no end"), (b"\x80\x02}", "would run code"), (b"\xff" * 40, "not a whole safetensors file")],
+     (b"PK\x03\x04", "archive has no end"), (b"\x80\x02}", "would run code"),
+     (b"\xff" * 40, "not a whole safetensors file")],
 )  # fmt: skip
 def test_what_is_no_checkpoint_is_named(tmp_path, content, words):
     path = tmp_path / "x.safetensors"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fullconv.config import InputConvention
+    from fullconv.models.proof import Proof
     from fullconv.weights.sources import Converted
 
 HELP = "weights from Caffe, PyTorch or a library into one file; a classifier into its dense form, with proof"
@@ -62,20 +63,44 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.out}: our files end in .safetensors; give such a name")
     converted = read(args, console)
     rows = [*converted.notes, ("weights", f"{sum(t.numel() for t in converted.tensors.values()):,} numbers")]
-    found: dict[str, Any] = {"source": args.source, **{title: note for title, note in rows}}
+    found: dict[str, Any] = {"source": args.source, **dict(rows)}
     console.print(key_values(rows), highlight=False)
-    proof = None
-    if args.verify or converted.header.kind == "classifier":
-        proof = dense_form(converted, args.verify, console, found)
-    if args.out is not None and (proof is None or proof):
+    proof = dense_form(converted, args.verify, console, found) if converted.header.kind == "classifier" else None
+    if proof is not None and not proof.holds:
+        raise RunError(f"{args.source}: the dense form is not the classifier slid; nothing was written")
+    if args.verify and proof is None:
+        console.print("an FCN was not made from a classifier here: its scores were compared with its own graph above")
+    if args.out is not None:
         write(converted, args.out)
         found["written"] = str(args.out)
-        console.print(f"\nwritten: {args.out}  (use it as MODEL, or as --weights of fullconv train)", highlight=False)
+        console.print(f"\nwritten: {args.out}  (a MODEL, or --weights of fullconv train)", highlight=False)
     if args.json:
         print_json({**found, "model": converted.header.to_dict()["model"]})
-    if proof is False:
-        raise RunError(f"{args.source}: the dense form is not the classifier slid; nothing was written")
     return 0
+
+
+def dense_form(converted: Converted, verify: bool, console: Console, found: dict[str, Any]) -> Proof | None:
+    """Make the classifier dense, say what became what, and prove it where asked."""
+    from dataclasses import asdict
+
+    from fullconv.models import native_size
+    from fullconv.models.convolutionalize import convolutionalize
+    from fullconv.models.proof import prove
+
+    net, side = converted.net(), native_size(converted.header.model)
+    dense, report = convolutionalize(net, side)
+    console.print(f"\nmade dense, on crops of {side}x{side}:\n{report}", highlight=False)
+    axis = report.trace.last.rows
+    found["dense"] = {
+        "changes": [asdict(change) for change in report.changes], "native_size": side,
+        "stride": str(axis.stride), "receptive_field": str(axis.field), "start": str(axis.start),
+    }  # fmt: skip
+    if not verify:
+        return None
+    proof = prove(net, dense, side)
+    console.print(f"\n{proof}", highlight=False)
+    found["proof"] = {**asdict(proof), "holds": proof.holds}
+    return proof
 
 
 def read(args: argparse.Namespace, console: Console) -> Converted:
@@ -83,7 +108,8 @@ def read(args: argparse.Namespace, console: Console) -> Converted:
     from fullconv.config import InputConvention
     from fullconv.data.classes import parse_rules
     from fullconv.labels import LabelSpace
-    from fullconv.weights.sources import convert, with_input
+    from fullconv.models.zoo import is_zoo_name
+    from fullconv.weights.sources import convert, convert_zoo, with_input
 
     labels = None
     if args.classes is not None:
@@ -93,9 +119,12 @@ def read(args: argparse.Namespace, console: Console) -> Converted:
         labels = LabelSpace.of(rules.names, rules.palette)
     convention = None if args.input is None else InputConvention.named(args.input)
     path = Path(args.source)
-    if not path.exists():
-        path, convention = fetched(args.source, convention, console)
-    converted = convert(path, prototxt=args.prototxt, backbone=args.backbone, convention=convention, labels=labels)
+    if is_zoo_name(args.source) and not path.exists():
+        converted = convert_zoo(args.source, labels)
+    else:
+        if not path.exists():
+            path, convention = fetched(args.source, convention, console)
+        converted = convert(path, prototxt=args.prototxt, backbone=args.backbone, convention=convention, labels=labels)
     if args.to_input is not None:
         converted = with_input(converted, InputConvention.named(args.to_input), args.source)
     return converted
@@ -124,11 +153,12 @@ def list_known(console: Console, as_json: bool) -> int:
     if as_json:
         print_json([asdict(known) for known in KNOWN.values()])
         return 0
-    table = Table("name", "MiB", "checksum", "licence", header_style="bold", box=None, pad_edge=False)
+    table = Table("name", "MiB", "checksum", header_style="bold", box=None, pad_edge=False)
     for known in KNOWN.values():
         size = "" if known.mebibytes is None else f"{known.mebibytes:.0f}"
-        table.add_row(known.name, size, known.checksum.kind if known.checksum else "", known.licence)
+        table.add_row(known.name, size, known.checksum.kind if known.checksum else "none published")
     console.print(table)
+    console.print("\nlicences and addresses: --json; what is fetched is kept, verified, and not fetched again")
     return 0
 
 
@@ -142,6 +172,11 @@ def fetched(source: str, convention: InputConvention | None, console: Console) -
     known = KNOWN.get(source)
     if known is None and not source.startswith(("http://", "https://")):
         near = suggestion(source, list(KNOWN))
+        near = (
+            near.split(" One of")[0]
+            if near.startswith("did you mean")
+            else "fullconv convert --list shows those that are known"
+        )
         raise UsageError(f"{shown(source)}: there is no such file, and no published weights of that name; {near}")
     if known is not None:
         console.print(f"{source}: {known.url}\nlicence: {known.licence}", highlight=False)

@@ -81,7 +81,7 @@ def convolutionalize(
     try:
         trace = walk(graph_module, channels)
     except UsageError as problem:
-        if surgery.pools and " joins " in str(problem):
+        if len(surgery.pools) > 1 and " joins " in str(problem):
             raise ConversionError(
                 f"{name}: layer '{surgery.pools[0]}': it sees the whole map inside the net, as squeeze-and-excitation "
                 "does: an endless receptive field, so no dense net is this classifier slid; take a net without it"

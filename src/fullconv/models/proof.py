@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fullconv.errors import UsageError
 from fullconv.geometry import IMAGE
 from fullconv.models.trace import SUMS, Windows, is_concat, symbolic_trace, walk, windows_of
 
 LARGE = 30_000_000
 """Parameters from which on the proof is done in single precision and at one place, to stay quick and small."""
 
-FAR = 900
+FAR = 1200
 """The receptive field, in pixels, from which on it is done so too."""
 
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -69,6 +70,8 @@ class Proof:
 def prove(classifier: nn.Module, dense: fx.GraphModule, native_size: int | tuple[int, int], channels: int = 3) -> Proof:
     """Compare a classifier with its dense form (what `convolutionalize` returned for it).
 
+    Raises `UsageError` for a classifier whose scores are all 0, which any net would equal.
+
     Both are run in evaluation mode, in double precision (single for more than `LARGE` parameters), on random images of
     which the largest is one receptive field and one stride each way.
 
@@ -92,7 +95,10 @@ def prove(classifier: nn.Module, dense: fx.GraphModule, native_size: int | tuple
 
     with torch.no_grad():
         crop = image(*size)
-        native = _apart(slid(crop).flatten(), net(crop).flatten())
+        scores = net(crop).flatten()
+        if not bool(scores.any()):
+            raise UsageError("every score of the classifier is 0: nothing can be compared; give it weights")
+        native = _apart(slid(crop).flatten(), scores)
         padded, agree = _with_padding(net, slid, image(size[0] + steps[0], size[1] + steps[1]), size, steps)
         wide = image(field[0] + 2 * steps[0], field[1] + 2 * steps[1])
         free, whole = Unpadded(net), Unpadded(slid)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
+from fullconv.config import InputConvention
 from fullconv.errors import UsageError, shown, suggestion
 
 LIBRARIES = ("torchvision", "timm")
@@ -32,16 +34,30 @@ def zoo_classifier(name: str, weights: bool = False, **settings: Any) -> tuple[n
     if net.partition(".")[0] not in known:
         raise UsageError(f"{library}: there is no net '{shown(net)}'; {suggestion(net, known)}")
     try:
-        if library == "timm":
+        return _make(zoo, net, weights, settings)
+    except (TypeError, ValueError, RuntimeError, OSError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise UsageError(f"{name}: {library} cannot make it ({reason}); check the name and its settings") from None
+
+
+def _make(zoo: ModuleType, net: str, weights: bool, settings: dict[str, Any]) -> tuple[nn.Module, int]:
+    with torch.device("cpu"):  # their random starts do not all work without memory
+        if zoo.__name__ == "timm":
             made = zoo.create_model(net, pretrained=weights, **settings)
             return made.eval(), int(made.pretrained_cfg.get("input_size", (3, 224, 224))[1])
         chosen = zoo.models.get_model_weights(net).DEFAULT
         quiet = {"init_weights": False} if net in ("googlenet", "inception_v3") and not weights else {}
         made = zoo.models.get_model(net, weights=chosen if weights else None, **quiet, **settings)
         return made.eval(), int(chosen.transforms().crop_size[0])
-    except (TypeError, ValueError, RuntimeError, OSError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise UsageError(f"{name}: {library} cannot make it ({reason}); check the name and its settings") from None
+
+
+def input_of(name: str) -> InputConvention:
+    """The input that a net's published weights want, from its library."""
+    library, _, net = name.partition(":")
+    zoo = _import(library)
+    facts = zoo.get_pretrained_cfg(net) if library == "timm" else zoo.models.get_model_weights(net).DEFAULT.transforms()
+    mean, std = (tuple(round(255 * float(value), 4) for value in part) for part in (facts.mean, facts.std))
+    return InputConvention("rgb", mean, std)
 
 
 def native_size_of(name: str) -> int:

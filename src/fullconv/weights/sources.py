@@ -21,6 +21,7 @@ from fullconv.models.backbones import BACKBONES
 from fullconv.models.convolutionalize import symbolic_trace
 from fullconv.models.fcn import FCN
 from fullconv.models.variants import first_convolution
+from fullconv.models.zoo import input_of, zoo_classifier
 from fullconv.weights import Header, load
 from fullconv.weights.caffe import convert as caffe
 from fullconv.weights.caffe import read_caffemodel, read_prototxt
@@ -82,6 +83,12 @@ def convert(
             raise UsageError(f"{source}: it says itself what input it wants ({header.input.order}); leave --input out")
         return Converted(tensors, header, (("is", f"the {header.kind} of a fullconv file"),))
     return _from_state_dict(source, tensors, backbone, convention, labels)
+
+
+def convert_zoo(name: str, labels: LabelSpace | None = None) -> Converted:
+    """A library's classifier with its published weights: ``torchvision:resnet50``, ``timm:convnext_tiny.in12k``."""
+    net, _ = zoo_classifier(name, weights=True)
+    return _from_state_dict(Path(name), net.state_dict(), name, input_of(name), labels)
 
 
 def _from_caffe(
@@ -224,7 +231,8 @@ def with_input(converted: Converted, to: InputConvention, where: str) -> Convert
 
 def numbered(classes: int) -> LabelSpace:
     """A label space for classes whose names are not known."""
-    return LabelSpace.of([f"class {index}" for index in range(classes)])
+    names = [f"class {index}" for index in range(classes)]
+    return LabelSpace.of(names, ignore_index=255 if classes <= 255 else 65535)
 
 
 def _described(kind: str, config: ModelConfig) -> str:

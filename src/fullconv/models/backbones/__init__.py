@@ -18,6 +18,7 @@ from fullconv.models.backbones.mobilenet import MobileNetV2
 from fullconv.models.backbones.resnet import BLOCKS, resnet
 from fullconv.models.backbones.squeezenet import SqueezeNet
 from fullconv.models.backbones.vgg import CONVOLUTIONS, vgg
+from fullconv.models.zoo import is_zoo_name, native_size_of, zoo_classifier
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,18 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def backbone(name: str) -> Backbone:
-    """A built-in backbone by name; `UsageError` with the nearest name for an unknown one."""
+    """A backbone by name, built in or a library's (``torchvision:resnet50``); `UsageError` with the nearest name for
+    an unknown one.
+    """
+    if is_zoo_name(name):
+        # Stages are modules of the first and second level: layer3, features.4, stages.2.
+        return Backbone(partial(_of_a_library, name), native_size_of(name), r"[^.]+(\.[^.]+)?")
     if name not in BACKBONES:
         raise UsageError(f"backbone '{name}': there is no such backbone; {suggestion(name, BACKBONES)}")
     return BACKBONES[name]
+
+
+def _of_a_library(name: str, num_classes: int = 1000, width: float = 1.0) -> nn.Module:
+    if width != 1.0:
+        raise UsageError(f"width {width:g}: {name} has the channels that its library gives it; leave --width out")
+    return zoo_classifier(name, num_classes=num_classes)[0]
