@@ -3,18 +3,26 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from fullconv.cli import main
+from fullconv.config import ModelConfig
+from fullconv.models import build_classifier
+
+sys.path.insert(0, str(Path(__file__).parent / "weights"))
+from caffe_files import write_caffemodel, write_prototxt
+from caffe_nets import RELEASED
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def blocks(kind):
-    return re.findall(rf"^```{kind}\n(.*?)^```", TEXT, re.M | re.S)
+    return [text for of, text in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.M | re.S) if of == kind]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +34,10 @@ def place(digits_folder, tmp_path_factory):
     shutil.copytree(digits_folder, folder / "photos")
     shutil.copytree(digits_folder / "val" / "images", folder / "new")
     Image.open(next((folder / "new").iterdir())).convert("RGB").save(folder / "photo.jpg")
+    torch.save(build_classifier(ModelConfig("squeezenet1_1"), 1000).state_dict(), folder / "squeezenet.pth")
+    layers = RELEASED["voc-fcn8s"](double=False)
+    write_caffemodel(folder / "fcn8s.caffemodel", layers)
+    write_prototxt(folder / "deploy.prototxt", layers, [("data", (1, 3, 500, 500))])
     return folder
 
 
@@ -35,9 +47,12 @@ def test_the_commands_and_the_python(place, monkeypatch):
     commands = [
         line.split("#")[0] for block in blocks("") for line in block.splitlines() if line.startswith("fullconv ")
     ]
-    assert [line.split()[1] for line in commands] == ["check", "train", "evaluate", "predict"]
+    assert [line.split()[1] for line in commands] == [
+        "check", "train", "evaluate", "predict", "inspect", "convert", "convert", "train",
+    ]  # fmt: skip
     for line in commands:
-        words = shlex.split(line.replace("--epochs 30", "--epochs 1 --crop 32x32"))[1:]
+        short = line.replace("--epochs 30", "--epochs 1 --crop 32x32").replace("run2 ", "run2 --steps 1 --crop 32x32 ")
+        words = shlex.split(short)[1:]
         with pytest.raises(SystemExit) as left:
             main(words)
         assert not left.value.code, line

@@ -158,7 +158,7 @@ def list_known(console: Console, as_json: bool) -> int:
         size = "" if known.mebibytes is None else f"{known.mebibytes:.0f}"
         table.add_row(known.name, size, known.checksum.kind if known.checksum else "none published")
     console.print(table)
-    console.print("\nlicences and addresses: --json; what is fetched is kept, verified, and not fetched again")
+    console.print("\nlicences and addresses: --json; a file is fetched once, verified, and kept")
     return 0
 
 
