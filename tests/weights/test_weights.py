@@ -44,6 +44,20 @@ def test_the_fingerprint_does_not_depend_on_the_order(names, rng):
     assert weights.fingerprint(changed) != weights.fingerprint(tensors)
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"PK", b" <"])
+def test_a_header_of_any_length_is_read(tmp_path, start):
+    """The first bytes of a safetensors file are the length of its header, and may look like another kind of file."""
+    path, length = tmp_path / "m.safetensors", int.from_bytes(start, "little")
+    weights.save(path, build(SMALL).state_dict(), header())
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    while length < size:
+        length += 1 << 16
+    path.write_bytes(length.to_bytes(8, "little") + content[8 : 8 + size].ljust(length) + content[8 + size :])
+    assert path.read_bytes()[:2] == start
+    assert set(weights.load(path)[0]) == set(build(SMALL).state_dict())
+
+
 def test_any_flipped_bit_or_cut_is_found(tmp_path):
     path = tmp_path / "m.safetensors"
     weights.save(path, build(SMALL).state_dict(), header())

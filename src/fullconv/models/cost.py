@@ -16,6 +16,7 @@ from math import prod
 import torch
 from torch import fx, nn
 
+from fullconv.geometry import GeometryError
 from fullconv.models.fcn import FCN
 from fullconv.models.rarefy import WidelyPaddedMaxPool2d
 from fullconv.models.trace import node_names
@@ -185,7 +186,10 @@ OF_RESULT = {"relu", "sigmoid", "tanh"}
 OVERWRITING = {*OF_RESULT, "leakyrelu", "elu"}
 """They need no copy of the input that they overwrite, working in place."""
 
-LINEAR = {"identity", "add", "iadd", "sub", "neg", "cat", "concat", "contiguous", "float"}
+HANDED_ON = {"identity", "contiguous", "float", "chunk", "split", "getitem", "droppath", "stochasticdepth"}
+"""They give what they were given, or a part of it, without a copy (the last two in inference)."""
+
+LINEAR = {*HANDED_ON, "add", "sub", "neg", "scale", "cat", "concat", "channelshuffle"}
 """Their gradient needs no tensor at all."""
 
 
@@ -203,15 +207,14 @@ def _trunk_steps(net: FCN, stream: str, sizes: Sizes, training: bool) -> Iterato
     for name, origins in net.trace.sources.items():
         node, layer = layers[name]
         channels = net.trace[name].channels
-        assert channels is not None
+        if channels is None:
+            raise GeometryError(f"layer '{name}': its channels are not known, nor is its cost; split into equal parts")
         size = channels * prod(sizes[name])
         made, sources = f"{name}{stream}", tuple(f"{origin}{stream}" for origin in origins)
         if not origins:
             yield _Step(made, ("padded",))
         elif layer is None:
-            called = str(getattr(node.target, "__name__", node.target))
-            in_place = called.endswith("_") or called in ("iadd", "imul") or bool(node.kwargs.get("inplace"))
-            yield _pointwise_step(called, in_place, made, sources, size)
+            yield _pointwise_step(*_called(node), made, sources, size)
         else:
             yield _layer_step(layer, made, sources, size, sizes[origins[0]], sizes[name], training)
 
@@ -242,12 +245,20 @@ def _layer_step(
     return _pointwise_step(type(layer).__name__.lower(), in_place, name, sources, size)
 
 
+def _called(node: fx.Node) -> tuple[str, bool]:
+    """The kind of a function or method, by the name that torch gives it, and whether it works in place."""
+    name = str(getattr(node.target, "__name__", node.target))
+    kind = {"iadd": "add", "imul": "mul"}.get(name, name).rstrip("_")
+    if kind in ("mul", "truediv") and sum(isinstance(one, fx.Node) for one in node.args) == 1:
+        kind = "scale"  # by a number
+    return kind, name.endswith("_") or name in ("iadd", "imul") or bool(node.kwargs.get("inplace"))
+
+
 def _pointwise_step(kind: str, in_place: bool, name: str, sources: tuple[str, ...], size: int) -> _Step:
-    """The step of an activation, a sum, a product, a concatenation; `kind` is what torch calls it."""
+    """The step of an activation, a norm, a sum, a product, a concatenation."""
     kind = kind.replace("_", "")
     made = 0 if in_place or kind in HANDED_ON else size
-    scaled = kind in ("mul", "imul", "truediv") and len(sources) == 1
-    if scaled or kind in LINEAR:
+    if kind in LINEAR:
         return _Step(name, sources, made)
     if in_place and kind not in OVERWRITING:
         return _Step(name, sources, keeps=sources[1:], extra=size)

@@ -150,7 +150,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header | None]:
     Raises `UsageError` naming the file when it is missing, damaged, or something else.
     """
     head = _refuse_what_it_is_not(path)
-    if path.suffix in (".pth", ".pt") or head[:2] == b"PK" or head[:1] == b"\x80":
+    # The length at the start of a safetensors file may look like anything; the brace after it does not.
+    pickled = head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80")
+    if path.suffix in (".pth", ".pt") or pickled:
         return read_state_dict(path), None
     tensors, header = unpack(path)
     return tensors, Header.from_dict(header, str(path)) if header is not None else None
