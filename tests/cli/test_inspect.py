@@ -6,6 +6,7 @@ import os
 import pytest
 import safetensors.torch
 import torch
+import zoo
 
 from fullconv import weights
 from fullconv.cli import main
@@ -179,12 +180,12 @@ def test_a_checkpoint_says_what_it_is_and_what_it_reached(trained, capsys, termi
 
 
 def test_a_classifier_is_shown_as_the_net_that_the_flags_make_of_it(tmp_path, capsys):
-    classifier = ModelConfig(**{**SMALL, "stride": 8}, num_classes=1000)
+    classifier = ModelConfig(**SMALL, num_classes=1000)
     path = saved(tmp_path / "c.safetensors", "classifier", classifier)
     found = said(capsys, path, "--stride", 16, "--num-classes", 7)
     assert (found["kind"], found["model"]["stride"], found["model"]["num_classes"]) == ("classifier", 16, 7)
     assert found["model"]["width"] == SMALL["width"]
-    assert "the file is of the classifier" in " ".join(call(capsys, path)[1].split())
+    assert "a classifier; shown is the net that begins with it" in " ".join(call(capsys, path)[1].split())
 
 
 @pytest.mark.parametrize("val", [None, {}, "good", {"mean_iu": None}])
@@ -192,6 +193,15 @@ def test_a_checkpoint_that_was_never_scored_has_no_mean_iu(tmp_path, capsys, val
     path = saved(tmp_path / "m.safetensors", "fcn", ModelConfig(**SMALL, num_classes=3), val=val)
     assert said(capsys, path)["mean_iu"] is None
     assert "mean IU" not in " ".join(call(capsys, path)[1].split())
+
+
+def test_a_net_of_a_library_stands_beside_our_own(capsys):
+    zoo.torchvision()
+    theirs, ours = said(capsys, "torchvision:resnet18", "resnet18")["nets"]
+    own = {"net", "model", "scores"}
+    assert {key: value for key, value in theirs.items() if key not in own} == {
+        key: value for key, value in ours.items() if key not in own
+    }
 
 
 def test_time_is_measured_when_asked(capsys, terminal):

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_variants import SMALL, VARIANTS
@@ -174,6 +175,26 @@ def test_somebodys_own_layers(activation, in_place):
     assert found.peak_bytes == most_live(net, image)
     assert found.kept_bytes == kept_for_backward(net, image)
     assert depth(net) == 4
+
+
+@pytest.mark.parametrize(
+    "name, layers",
+    [
+        ("torchvision:shufflenet_v2_x0_5", 51),
+        ("timm:regnetx_002", 41),
+        pytest.param("torchvision:convnext_tiny", 59, marks=pytest.mark.slow),
+        pytest.param("torchvision:densenet121", 121, marks=pytest.mark.slow),
+        pytest.param("timm:xception41", 81, marks=pytest.mark.slow),
+    ],
+)
+def test_the_nets_of_libraries(name, layers):
+    zoo.timm()
+    net = build(ModelConfig(name, stride=32))
+    image, found = image_for(net, 96, 130), cost(net, 96, 130)
+    assert {part: 2 * getattr(found, part) for part in PARTS} == counted(net, image)
+    assert found.peak_bytes == most_live(net, image)
+    assert found.kept_bytes == pytest.approx(kept_for_backward(net, image), rel=0.005)
+    assert depth(net) == layers
 
 
 @pytest.mark.parametrize("backbone, layers, millions", [("caffenet", 8, 57), ("vgg16", 16, 134), ("googlenet", 22, 6)])

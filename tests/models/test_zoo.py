@@ -18,7 +18,7 @@ CONVERTED = {
 }
 LARGER = {
     "torchvision": ["convnext_tiny", "inception_v3", "mnasnet0_5", "mobilenet_v2", "regnet_x_400mf", "resnext50_32x4d"],
-    "timm": ["resnet18", "dla34"],
+    "timm": ["resnet18"],
 }
 REFUSED = {
     "torchvision:efficientnet_b0": "sees the whole map inside",
@@ -29,6 +29,7 @@ REFUSED = {
     "timm:vit_tiny_patch16_224": "layer|follow",
     "timm:vgg11": "cannot follow",
     "timm:resnet10t": "branches that do not meet",
+    "timm:dla34": "branches that do not meet",
     "timm:convnext_atto": "layer 'reshape'",
 }
 

@@ -54,7 +54,10 @@ class Subject:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     parser.add_argument(
-        "nets", nargs="*", metavar="NET", help="a backbone or a checkpoint; none: the net that the flags describe"
+        "nets",
+        nargs="*",
+        metavar="NET",
+        help="a backbone (vgg16, torchvision:resnet50) or a checkpoint; none: the net that the flags describe",
     )
     parser.add_argument(
         "--layers", action="store_true", help="list every feature: stride, start, field, channels, size"
@@ -91,6 +94,7 @@ def subjects(args: argparse.Namespace) -> list[Subject]:
     The flags say what is made of a backbone or a classifier; a checkpoint of an FCN says itself what net it is.
     """
     from fullconv.models.backbones import BACKBONES
+    from fullconv.models.zoo import is_zoo_name
 
     given = {name: getattr(args, name) for name in (*MODEL_FLAGS, "num_classes") if hasattr(args, name)}
     if not args.nets:
@@ -100,7 +104,7 @@ def subjects(args: argparse.Namespace) -> list[Subject]:
         raise UsageError(f"--backbone {given['backbone']}: the nets are named already; give it as one of them")
     found = [
         Subject(name, from_mapping(ModelConfig, {**given, "backbone": name}, "command line"))
-        if name in BACKBONES
+        if name in BACKBONES or is_zoo_name(name)
         else checkpoint(name, given, BACKBONES)
         for name in args.nets
     ]
@@ -132,7 +136,7 @@ def facts(subject: Subject, size: Size, layers: bool) -> dict[str, Any]:
     import torch
 
     from fullconv.models import build
-    from fullconv.models.cost import cost, depth
+    from fullconv.models.cost import PARTS, cost, depth
 
     with torch.device("meta"):
         net = build(subject.config)
@@ -159,7 +163,7 @@ def facts(subject: Subject, size: Size, layers: bool) -> dict[str, Any]:
         "scores": dict(zip(net.score_names, net.features, strict=True)),
         "size": list(size),
         "flops": spent.flops,
-        "flops_by_part": {part: 2 * getattr(spent, part) for part in ("trunk", "scores", "upsampling")},
+        "flops_by_part": {part: 2 * getattr(spent, part) for part in PARTS},
         "weight_bytes": spent.weight_bytes,
         "peak_bytes": spent.peak_bytes,
         "kept_bytes": spent.kept_bytes,

@@ -73,7 +73,7 @@ def dimensions(size: Sequence[int]) -> str:
 def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
     """One net, fact by fact; what has nothing to say is left out."""
     model, margin, pool = found["model"], found["margin"], found["receptive_field_with_pool"]
-    begun = "; the file is of the classifier" if found["kind"] == "classifier" else ""
+    file = "a classifier; shown is the net that begins with it" if found["kind"] == "classifier" else ""
     joins = [
         f"{j['upscore']} x{j['factor']} by {j['taps']} taps, crop {j['crop']}"
         + (f", skip crop {j['crop_skip']}" if j["crop_skip"] else "")
@@ -81,8 +81,9 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     shares = ", ".join(f"{part} {100 * n / found['flops']:.1f} %" for part, n in found["flops_by_part"].items())
     rows = [
+        ("file", file),
         ("net", f"FCN-{model['stride']}s on {model['backbone']}, {model['num_classes']} classes, "
-                f"{model['padding']} padding{begun}"),
+                f"{model['padding']} padding"),
         ("mean IU on val", mean_iu(found)),
         ("parameters", f"{found['parameters']:,}, {amount(found['weight_bytes'] / 1e6)} MB"),
         ("depth", f"{found['depth']} layers with weights"),

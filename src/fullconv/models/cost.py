@@ -47,7 +47,9 @@ class Cost:
     kept_bytes: what the forward pass of training leaves for the backward pass: inputs of convolutions, places of
     maxima, masks of dropout. Gradients, the loss and the optimizer come on top.
 
-    What a library takes for its own work inside of one layer is in neither.
+    What a library takes for its own work inside of one layer is in neither, nor is the making of the matrices of the
+    upsampling (which shows for slivers of a few pixels). A library's layer that is two in one, timm's norm with its
+    activation, counts as the layer that it is derived from.
     """
 
     height: int
@@ -68,6 +70,8 @@ class Cost:
 
 def cost(net: FCN, height: int, width: int) -> Cost:
     """The cost of a net for one image of so many pixels; the net may be on the meta device.
+
+    Raises `GeometryError` naming the layer whose number of channels is not known.
 
     >>> import torch
     >>> from fullconv.config import ModelConfig
@@ -103,7 +107,7 @@ def depth(net: FCN) -> int:
     return max(longest[name] for name in net.features) + 1
 
 
-def feature_sizes(net: FCN, height: int, width: int) -> dict[str, tuple[int, int]]:
+def feature_sizes(net: FCN, height: int, width: int) -> Sizes:
     """The rows and columns of every feature of the trunk, by name, for an image of so many pixels."""
     rows, columns = (
         net.trace.sizes(pixels + sum(net.margin.of(pixels)), axis) for axis, pixels in enumerate((height, width))
@@ -114,6 +118,7 @@ def feature_sizes(net: FCN, height: int, width: int) -> dict[str, tuple[int, int
 # The net as the tensors it makes.
 
 PARTS = ("trunk", "scores", "upsampling")
+"""What the arithmetic is counted for."""
 
 
 @dataclass(frozen=True)
@@ -207,9 +212,9 @@ def _trunk_steps(net: FCN, stream: str, sizes: Sizes, training: bool) -> Iterato
     for name, origins in net.trace.sources.items():
         node, layer = layers[name]
         channels = net.trace[name].channels
-        if channels is None:
+        if channels is None and (layer is not None or _called(node)[0] not in HANDED_ON):
             raise GeometryError(f"layer '{name}': its channels are not known, nor is its cost; split into equal parts")
-        size = channels * prod(sizes[name])
+        size = (channels or 0) * prod(sizes[name])
         made, sources = f"{name}{stream}", tuple(f"{origin}{stream}" for origin in origins)
         if not origins:
             yield _Step(made, ("padded",))
