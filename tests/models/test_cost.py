@@ -115,7 +115,7 @@ def test_the_operations_are_those_that_torch_counts(name, padding, height, width
     assert found.flops == sum(parts.values())
 
 
-@pytest.mark.parametrize("backbone", ["caffenet", "vgg16", "googlenet", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["caffenet", "vgg16", "googlenet", "resnet50"])
 def test_at_full_width_too(backbone):
     with torch.device("meta"):
         net = build(ModelConfig(backbone, stride=8))
@@ -206,10 +206,9 @@ def test_table_1(backbone, layers, millions):
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith(("vgg", "resnet"))])
-@pytest.mark.parametrize("stride", [32, 8])
-def test_a_net_is_as_deep_as_its_name_says(name, stride):
+def test_a_net_is_as_deep_as_its_name_says(name):
     with torch.device("meta"):
-        net = build(ModelConfig(name, stride))
+        net = build(ModelConfig(name, stride=8))
     assert name.removesuffix("_bn").endswith(f"t{depth(net)}" if name.startswith("resnet") else f"g{depth(net)}")
 
 
