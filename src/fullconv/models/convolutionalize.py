@@ -59,6 +59,7 @@ def convolutionalize(
 
     Raises `ConversionError` naming the layer that has no exact dense form.
 
+    >>> import torch
     >>> lenet = nn.Sequential(nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 12 * 12, 10))
     >>> dense, report = convolutionalize(lenet, 28, channels=1)
     >>> dense(torch.zeros(1, 1, 28, 28)).shape[2:], dense(torch.zeros(1, 1, 32, 30)).shape[2:]
