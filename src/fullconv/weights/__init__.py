@@ -36,6 +36,7 @@ class Header:
 
     kind: ``fcn``, or ``classifier`` for a backbone with its class scores.
     provenance: free facts: data set, settings of the run, scores, version.
+    geometric: the classes of the second head, of a net that has one (SIFT Flow).
     """
 
     model: ModelConfig
@@ -43,6 +44,12 @@ class Header:
     input: InputConvention
     kind: str = "fcn"
     provenance: dict[str, Any] = field(default_factory=dict)
+    geometric: LabelSpace | None = None
+
+    @property
+    def tasks(self) -> dict[str, LabelSpace]:
+        """The classes of each head, by its task."""
+        return {"semantic": self.labels} | ({"geometric": self.geometric} if self.geometric else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -53,6 +60,7 @@ class Header:
             "labels": self.labels.to_dict(),
             "input": self.input.to_dict(),
             "provenance": self.provenance,
+            **({"geometric": self.geometric.to_dict()} if self.geometric else {}),
         }
 
     @classmethod
@@ -65,7 +73,8 @@ class Header:
                 )
             model = from_mapping(ModelConfig, data["model"], where)
             labels, convention = LabelSpace.from_dict(data["labels"]), InputConvention.from_dict(data["input"])
-            return cls(model, labels, convention, str(data["kind"]), dict(data["provenance"]))
+            geometric = LabelSpace.from_dict(data["geometric"]) if "geometric" in data else None
+            return cls(model, labels, convention, str(data["kind"]), dict(data["provenance"]), geometric)
         except (KeyError, TypeError, ValueError) as problem:
             raise UsageError(
                 f"{where}: its header is damaged ({type(problem).__name__}: {problem}); take another copy"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fullconv.config import InputConvention, ModelConfig
 from fullconv.errors import UsageError, shown
-from fullconv.labels import VOC, LabelSpace
+from fullconv.labels import LabelSpace
+from fullconv.labels.published import NYUDV2, PASCAL_CONTEXT, SIFTFLOW, SIFTFLOW_GEOMETRIC, VOC
 from fullconv.models import build, build_classifier
 from fullconv.models.backbones import BACKBONES
 from fullconv.models.convolutionalize import symbolic_trace
@@ -69,7 +70,8 @@ def convert(
 
     prototxt: the layers of a .caffemodel, if not those that it holds itself. backbone: which net a state dict is for;
     found by its names and shapes if not given. convention: the input that it wants, for a file that does not say.
-    labels: the classes; for 21 classes of a Caffe FCN those of PASCAL VOC if not given, else numbers.
+    labels: the classes; for a Caffe FCN of 21, 60, 40 or 33 classes those of PASCAL VOC, PASCAL-Context, NYUDv2 or
+    SIFT Flow if not given, else numbers.
 
     Raises `UsageError` for a file that is damaged, of no known net, or that does not compute what it seems to.
     """
@@ -108,7 +110,8 @@ def _from_caffe(
         )
     classes = found.config.num_classes
     if labels is None:
-        labels = VOC if found.kind == "fcn" and classes == len(VOC) else numbered(classes)
+        released = {len(space): space for space in (VOC, PASCAL_CONTEXT, NYUDV2, SIFTFLOW)}
+        labels = released.get(classes, numbered(classes)) if found.kind == "fcn" else numbered(classes)
     wanted = f"{found.convention.order}, mean {', '.join(f'{mean:g}' for mean in found.convention.mean)}"
     notes = [
         ("is", f"{_described(found.kind, found.config)} (Caffe)"),
@@ -116,7 +119,11 @@ def _from_caffe(
         ("same scores", f"as the Caffe graph run layer by layer, to {apart:.0e} of the largest"),
         ("input", "as given" if convention is not None else f"{wanted} ({found.source})"),
     ]
-    header = Header(found.config, labels, convention or found.convention, found.kind, {"source": source.name})
+    heads = found.config.geometric_classes
+    geometric = (SIFTFLOW_GEOMETRIC if heads == len(SIFTFLOW_GEOMETRIC) else numbered(heads)) if heads else None
+    header = Header(
+        found.config, labels, convention or found.convention, found.kind, {"source": source.name}, geometric
+    )
     return Converted(tensors, _checked(header, source), tuple(notes))
 
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fullconv.weights.download import fetch
-from fullconv.weights.known import Checksum
+from fullconv.download import fetch_file
+from fullconv.download.checksum import Checksum
 
 BODY = bytes(range(256)) * 40
 SHA = Checksum("sha256", hashlib.sha256(BODY).hexdigest())
@@ -92,7 +92,7 @@ def part(folder):
     return folder / "net-1.pth.part"
 
 
-def failed(error, *words, **given):
+def failed(error, *words, fetch=fetch_file, **given):
     """The message of a failed fetch: one line."""
     with pytest.raises(error) as caught:
         fetch(**given)

@@ -15,9 +15,6 @@ from urllib.parse import urlsplit
 from fullconv import __version__
 from fullconv.errors import RunError, shown
 
-MOST = 10 * 10**9
-"""Bytes that a file of weights may have."""
-
 CHUNK = 1 << 20
 """Bytes that are asked of the connection at a time."""
 
@@ -39,16 +36,17 @@ class Answer:
 
 
 @contextlib.contextmanager
-def ask(url: str, there: int, version: str | None, timeout: float) -> Iterator[Answer]:
+def ask(url: str, there: int, version: str | None, timeout: float, most: int) -> Iterator[Answer]:
     """Ask for the file at `url`, of which `there` bytes of that `version` are there already.
 
     The answer begins at 0 where the server knows no ranges or has another version by now (RFC 9110, sections 13.1.5
-    and 14). `timeout` is in seconds, for the connection and for every wait for bytes. Raises `RunError`.
+    and 14). `timeout` is in seconds, for the connection and for every wait for bytes; `most` is the bytes that the
+    whole file may have. Raises `RunError`.
     """
     response, begin = _answer(url, there, version, timeout)
     with response:
-        total = _announced(url, response, begin)
-        yield Answer(begin, total, _version(response), _chunks(url, response, begin, total, timeout))
+        total = _announced(url, response, begin, most)
+        yield Answer(begin, total, _version(response), _chunks(url, response, begin, total, timeout, most))
 
 
 def reason(problem: BaseException | str, timeout: float = 0) -> str:
@@ -145,7 +143,7 @@ def _version(response: HTTPResponse) -> str | None:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _announced(url: str, response: HTTPResponse, have: int) -> int | None:
+def _announced(url: str, response: HTTPResponse, have: int, most: int) -> int | None:
     """The bytes of the whole file as the server announces them; None where it does not. Refuses what is no file."""
     if response.status != (PARTIAL_CONTENT if have else OK):
         raise RunError(f"{url}: the server answered {response.status} instead of the file; run again later")
@@ -157,14 +155,16 @@ def _announced(url: str, response: HTTPResponse, have: int) -> int | None:
     if not re.fullmatch(r"\d{1,18}", length):
         raise RunError(f"{url}: the server announces '{shown(length)}' bytes; run again later")
     total = have + int(length)
-    if total > MOST:
-        raise RunError(f"{url}: {total:,} bytes are announced, more than weights have; check the address")
+    if total > most:
+        raise RunError(f"{url}: {total:,} bytes are announced, and at most {most:,} are taken; check the address")
     return total
 
 
-def _chunks(url: str, response: HTTPResponse, have: int, total: int | None, timeout: float) -> Iterator[bytes]:
+def _chunks(
+    url: str, response: HTTPResponse, have: int, total: int | None, timeout: float, most: int
+) -> Iterator[bytes]:
     """What comes, never more than was announced; `RunError` when it breaks off."""
-    end = MOST if total is None else total
+    end = most if total is None else total
     while have < end:
         try:
             chunk = response.read1(min(CHUNK, end - have))
@@ -174,8 +174,8 @@ def _chunks(url: str, response: HTTPResponse, have: int, total: int | None, time
             break
         have += len(chunk)
         yield chunk
-    if total is None and have >= MOST:
-        raise RunError(f"{url}: more than {MOST:,} bytes came, more than weights have; check the address")
+    if total is None and have >= most:
+        raise RunError(f"{url}: more than {most:,} bytes came, and no more are taken; check the address")
     if total is not None and have < total:
         raise _broken(url, f"it broke off after {have:,} of {total:,} bytes")
 
