@@ -29,7 +29,7 @@ from fullconv.data.digits import Digits, single_digits
 from fullconv.evaluation import evaluate
 from fullconv.geometry import IMAGE, bilinear_window
 from fullconv.inference import load
-from fullconv.labels import DIGITS
+from fullconv.labels.published import DIGITS
 from fullconv.metrics import Scores
 from fullconv.models import build_classifier
 from fullconv.models.convolutionalize import convolutionalize
@@ -156,8 +156,8 @@ def story(out: Path, settings: Settings = Settings()) -> Iterator[Event | Ending
             shutil.rmtree(folder(out, name))
     dense, trace, accuracy = yield from learn_single_digits(out / "classifier.safetensors", settings)
     scene = Digits("val", settings.panorama, length=1)[0]
-    yield Event("heat map", says=f"the classifier, fully convolutional, reads a scene of {scene.label.shape}")
-    digit = int(np.bincount(scene.label[(scene.label > 0) & (scene.label < 255)], minlength=11).argmax())
+    yield Event("heat map", says=f"the classifier, fully convolutional, reads a scene of {scene.image.shape[:2]}")
+    digit = int(np.bincount(scene.semantic[(scene.semantic > 0) & (scene.semantic < 255)], minlength=11).argmax())
     probability = digit_map(dense, trace, scene.image, digit)
 
     scenes = Kept(Digits("train", settings.size, settings.scenes))
@@ -245,7 +245,7 @@ def figure_4(out: Path, settings: Settings, rows: int = 5) -> bytes:
     scenes = Digits("val", settings.size, rows)
     for sample in (scenes[i] for i in range(rows)):
         said = [colour_label(net(sample.image).prediction, DIGITS) for _, net in nets]
-        pictures.append([sample.image, colour_label(sample.label, DIGITS), *said])
+        pictures.append([sample.image, colour_label(sample.semantic, DIGITS), *said])
     return side_by_side(pictures, ("image", "truth", *(name for name, _ in nets)))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fullconv.data import Dataset, digits, handwriting
 from fullconv.data.digits import SPLITS, Digits, single_digits
 from fullconv.errors import UsageError
-from fullconv.labels import DIGITS
+from fullconv.labels.published import DIGITS
 
 VALUES = [*range(len(DIGITS)), DIGITS.ignore_index]
 

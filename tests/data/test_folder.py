@@ -17,7 +17,8 @@ from fullconv.data.folder import Folder, make_split, open_folder
 from fullconv.data.layouts import MASK_ENDINGS, MASK_FOLDERS
 from fullconv.data.masks import MaskFacts, packed, unpacked
 from fullconv.errors import UsageError
-from fullconv.labels import VOC, voc_colour
+from fullconv.labels import voc_colour
+from fullconv.labels.published import VOC
 
 SHAPE = (6, 8)
 PLAIN = np.arange(48, dtype=np.uint8).reshape(SHAPE) % 3
@@ -102,7 +103,7 @@ def test_voc(tmp_path: Path) -> None:
     sizes = {split: len(open_folder(tmp_path, split)) for split in ("train", "val", "trainval")}
     assert sizes == {"train": 2, "val": 1, "trainval": 3}
     assert open_folder(tmp_path, "val").labels == VOC
-    refused(tmp_path, "no split 'test'", "train and val", split="test")
+    refused(tmp_path, "no split 'test'", "One of: train, val", split="test")
 
 
 @pytest.mark.parametrize("text", [b"a\r\nb\r\n", b"\xef\xbb\xbfa\nb", b"\n a \n\n\nb\n\n", b"a\rb\r"])
@@ -221,7 +222,7 @@ def test_images_without_a_folder_of_masks(place: str, tmp_path: Path) -> None:
 
 def test_splits_that_are_not_there(tmp_path: Path) -> None:
     simple(tmp_path)
-    refused(tmp_path, "no split 'test'", "there is train and val", split="test")
+    refused(tmp_path, "no split 'test'", "One of: train, val", split="test")
     image(tmp_path / "test/images/a.png")
     refused(tmp_path, "'test' has images but no masks", split="test")
     image(tmp_path / "one/images/a.png")

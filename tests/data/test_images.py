@@ -21,7 +21,8 @@ from fullconv.data import images
 from fullconv.data.formats import FORMAT_SUFFIXES, IMAGE_FORMATS
 from fullconv.data.images import decode_image, overlay, read_image, read_label, read_label_values, write_label
 from fullconv.errors import FullconvError, RunError, UsageError
-from fullconv.labels import VOC, LabelSpace
+from fullconv.labels import LabelSpace
+from fullconv.labels.published import VOC
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)

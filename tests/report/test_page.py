@@ -15,7 +15,8 @@ from PIL import Image
 from strict_html import Reader, check
 
 from fullconv.errors import UsageError
-from fullconv.labels import VOC, LabelSpace
+from fullconv.labels import LabelSpace
+from fullconv.labels.published import VOC
 from fullconv.report import Code, Figure, Gallery, Section, Table, percent, render
 from fullconv.report import figures as draw
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.errors import UsageError, shown, suggestion
-from fullconv.labels import VOC, Colour, voc_colour
+from fullconv.labels import Colour, voc_colour
+from fullconv.labels.published import VOC
 from fullconv.plainyaml import load_plain
 
 FILE_NAME = "classes.yaml"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fullconv.data.classes import FILE_NAME, Rules
 from fullconv.data.masks import MaskFacts, first_place, packed, unpacked
 from fullconv.errors import UsageError, shown
-from fullconv.labels import VOC, Colour, LabelSpace, voc_colour
+from fullconv.labels import Colour, LabelSpace, voc_colour
+from fullconv.labels.published import VOC
 
 VOID = 255
 _STRAY = -1

@@ -31,7 +31,7 @@ from fullconv.data.painting import (
     warped,
 )
 from fullconv.errors import UsageError
-from fullconv.labels import DIGITS
+from fullconv.labels.published import DIGITS
 
 LENGTHS = {"train": 4000, "val": 200, "test": 200}
 
