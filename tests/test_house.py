@@ -85,7 +85,9 @@ def test_no_dangerous_call(path):
         keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
         # The one reader of PyTorch's files; tensors and plain values only.
         reads = name == "torch.load" and path.name == "pytorch.py" and keywords.get("weights_only") is True
-        assert name not in FORBIDDEN or reads, f"{path}:{node.lineno} calls {name}"
+        # The one process that is started: this package itself, which reads MATLAB's files and may die of them.
+        starts = name == "subprocess.Popen" and str(path.relative_to(SOURCE)) == "data/matlab.py"
+        assert name not in FORBIDDEN or reads or starts, f"{path}:{node.lineno} calls {name}"
         assert name != "Image.open" or "formats" in keywords, f"{path}:{node.lineno} opens any format"
         assert not keywords.get("shell"), f"{path}:{node.lineno} starts a shell"
         assert not keywords.get("allow_pickle"), f"{path}:{node.lineno} unpickles"
