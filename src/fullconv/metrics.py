@@ -57,9 +57,9 @@ class Scores:
     pixel_accuracy: sum n_ii / sum t_i. mean_accuracy: mean of n_ii / t_i. mean_iu: mean of n_ii / (t_i + sum_j n_ji
     - n_ii).
     frequency_weighted_iu: the same weighted by t_i. t_i is the number of pixels of class i.
-    iu, accuracy: per class; None for a class that neither labels nor predictions hold (for accuracy: that no label
-    holds). None stands for a number that has nothing to be computed from. averaged: how many classes the mean IU is
-    over.
+    iu, accuracy: per class; None for a class that neither labels nor predictions hold (for accuracy, and where only
+    present classes count: that no label holds). None stands for a number that has nothing to be computed from.
+    averaged: how many classes the mean IU is over.
     """
 
     pixel_accuracy: float | None
@@ -95,9 +95,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def scores(confusion: Counts) -> Scores:
+def scores(confusion: Counts, present_only: bool = False) -> Scores:
     """The four numbers of a confusion matrix. A class absent from truth and prediction is left out of the means, as
     in the authors' ``score.py``; one that is absent from the truth but predicted counts with IU 0.
+
+    present_only: leave that one out too, and average over the classes that the truth holds. So it must be for SIFT
+    Flow, whose test split lacks three of its classes (the second version of the paper; ``score.py`` does not do it).
 
     >>> s = scores(np.array([[3, 1], [1, 3]]))
     >>> s.pixel_accuracy, s.mean_iu, s.averaged
@@ -106,7 +109,7 @@ def scores(confusion: Counts) -> Scores:
     hit = [int(n) for n in np.diag(confusion)]
     truth = [int(n) for n in confusion.sum(1)]
     guess = [int(n) for n in confusion.sum(0)]
-    iu = [_ratio(h, t + g - h) for h, t, g in zip(hit, truth, guess, strict=True)]
+    iu = [_ratio(h, t + g - h) if t or not present_only else None for h, t, g in zip(hit, truth, guess, strict=True)]
     accuracy = [_ratio(h, t) for h, t in zip(hit, truth, strict=True)]
     total = sum(truth)
     weighted = [t * i for t, i in zip(truth, iu, strict=True) if i is not None]

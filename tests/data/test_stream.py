@@ -77,7 +77,7 @@ def test_the_batch_of_a_step_is_the_same_whoever_asks(workers):
     for step, batch in enumerate(batches(stream, 3, 8, workers), start=3):
         if step in late:
             assert (batch.images == late[step].images).all()
-            assert (batch.labels == late[step].labels).all()
+            assert (batch.labels["semantic"] == late[step].labels["semantic"]).all()
             assert batch.names == late[step].names
 
 
@@ -100,12 +100,31 @@ def test_samples_of_different_sizes_are_extended_by_void():
 
     batch = Stream(Two(2), augmentation(TrainConfig(), FILL), FILL, batch_size=2, seed=0)[0]
     assert batch.images.shape == (2, 7, 9, 3)
-    assert (batch.labels == 255).sum() == 2 * 63 - 36 - 21
+    assert (batch.labels["semantic"] == 255).sum() == 2 * 63 - 36 - 21
 
 
 def test_outside_the_image_is_the_mean_colour():
-    assert outside(CONVENTIONS["caffe"], 255) == ((123, 117, 104), 255)
-    assert outside(InputConvention("rgb", (-5.0, 300.0, 7.4), (1.0, 1.0, 1.0)), 9) == ((0, 255, 7), 9)
+    assert outside(CONVENTIONS["caffe"], 255) == ((122.67892, 116.66877, 104.00699), 255)
+    assert outside(CONVENTIONS["nyud-color-d"], 255)[0] == (92.318, 97.203, 116.190, 7.844)
+    fill = outside(InputConvention("rgb", (-5.0, 300.0, 7.4), (1.0, 1.0, 1.0)), 9)
+    assert window(Tagged()[0], -1, 0, (1, 1), fill).image.tolist() == [[[0, 255, 7]]]
+
+
+@given(st.sampled_from([4, 6]), st.floats(1.0, 3.0), st.integers(0, 9))
+def test_every_channel_and_every_label_is_changed_alike(channels, scale, seed):
+    """Depth and HHA beside the colours, and a second label, go through the same scaling, shift, crop and flip."""
+    rows = np.arange(24, dtype=np.float32)[:, None] + np.zeros((24, 31), np.float32)
+    image = np.repeat(rows[:, :, None], channels, 2).astype(np.float32 if channels == 4 else np.uint8)
+    label = rows.astype(np.uint8)
+    config = TrainConfig(crop=(16, 16), flip=True, scale=scale, jitter=3)
+    change = augmentation(config, ((7.0,) * channels, 255))
+    sample = change(Sample(image, {"semantic": label, "geometric": label}, "s"), np.random.default_rng(seed))
+    assert sample.image.shape == (16, 16, channels) and sample.image.dtype == image.dtype
+    assert (sample.image == sample.image[:, :, :1]).all()
+    np.testing.assert_array_equal(sample.tasks["semantic"], sample.tasks["geometric"])
+    inside = sample.semantic != 255  # outside the image are the fill and void, inside them a pixel has its row's number
+    assert (sample.image[~inside] == 7).all()
+    assert (np.abs(sample.image[inside][:, 0] - sample.semantic[inside].astype(float)) <= 1.01 + (scale > 1)).all()
 
 
 def test_an_error_in_a_worker_comes_out_as_it_was():

@@ -104,9 +104,9 @@ def test_fcn_32s_fixed_learns_its_scores_and_nothing_else(digits_folder, tmp_pat
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"geometric_classes": 3}, "one kind of label"),
-        ({"channels": 4}, "three channels"),
-        ({"late_fusion": "sum"}, "three channels"),
+        ({"geometric_classes": 3}, "no geometric classes"),
+        ({"channels": 4}, "3 channels"),
+        ({"late_fusion": "sum"}, "3 channels"),
     ],
 )
 def test_a_net_for_what_the_data_has_not_is_refused(digits_folder, tmp_path, change, words):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fullconv.cli.options import DATA
+
 HELP = "everything that is wrong with a data set, and what it holds"
 EXAMPLE = "fullconv check photos/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("data", metavar="DATA", help="a folder of images and masks, or digits")
+    parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--split", metavar="NAME", help="only this split")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON on standard output")
 

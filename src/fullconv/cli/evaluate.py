@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fullconv.cli.options import DATA
+from fullconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from fullconv.metrics import Scores
 
 HELP = "the paper's four numbers of a model on a split"
 EXAMPLE = "fullconv evaluate run/model.safetensors photos/ --split val"
@@ -12,8 +20,13 @@ EXAMPLE = "fullconv evaluate run/model.safetensors photos/ --split val"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint: RUN/model.safetensors")
-    parser.add_argument("data", metavar="DATA", help="a folder of images and masks, or digits")
-    parser.add_argument("--split", default="val", metavar="NAME", help="train, val or test (default: val)")
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.add_argument("--split", metavar="NAME", help="train, val, test ... (default: val, or the data set's own)")
+    parser.add_argument(
+        "--trimap",
+        metavar="N,N",
+        help="also score the pixels near borders alone, within so many: no number of the paper",
+    )
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16", help="arithmetic of the net (default: fp32)"
     )
@@ -24,19 +37,48 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from rich.console import Console
 
-    from fullconv.cli.show import Bar, print_json, print_scores
-    from fullconv.data import open_dataset
-    from fullconv.evaluation import evaluate
+    from fullconv.cli.show import Bar, four_numbers, print_json, print_scores
+    from fullconv.data import default_splits, open_dataset
+    from fullconv.evaluation import evaluate_tasks
+    from fullconv.evaluation.trimap import trimap_scores
     from fullconv.inference import load
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
     predictor = load(args.model, args.precision)
-    dataset = open_dataset(args.data, args.split)
-    with Bar(console, f"evaluating {args.split}", len(dataset)) as bar:
-        found = evaluate(predictor, dataset, lambda done, _: bar.update(done))
+    split = args.split or default_splits(args.data)[1] or "val"
+    widths = widths_of(args.trimap)
+    dataset = open_dataset(args.data, split)
+    with Bar(console, f"evaluating {split}", len(dataset)) as bar:
+        found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done))
+    near: Mapping[int, Scores] = {}
+    if widths:
+        with Bar(console, "evaluating near borders", len(dataset)) as bar:
+            near = trimap_scores(predictor, dataset, widths, lambda done, _: bar.update(done))
     if args.json:
-        print_json({"model": str(args.model), "data": args.data, "split": args.split, "images": len(dataset),
-                    "precision": args.precision, **found.to_dict(predictor.labels.names)})  # fmt: skip
-    else:
-        print_scores(console, found, predictor.labels)
+        semantic, *others = found.items()
+        print_json(
+            {"model": str(args.model), "data": args.data, "split": split, "images": len(dataset),
+             "precision": args.precision, **semantic[1].to_dict(predictor.labels.names),
+             **{task: scores.to_dict(predictor.header.tasks[task].names) for task, scores in others},
+             **({"trimap": {width: scores.to_dict(predictor.labels.names) for width, scores in near.items()}}
+                if near else {})}
+        )  # fmt: skip
+        return 0
+    for task, scores in found.items():
+        if len(found) > 1:
+            console.print(f"{task}:", highlight=False)
+        print_scores(console, scores, predictor.header.tasks[task])
+    for width, scores in near.items():
+        console.print(f"trimap of {width} pixels: {four_numbers(scores)}", highlight=False)
     return 0
+
+
+def widths_of(text: str | None) -> list[int]:
+    """The widths of ``--trimap``."""
+    try:
+        widths = [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        widths = [0]
+    if widths and min(widths) < 1:
+        raise UsageError(f"--trimap is '{text}'; give widths in pixels, such as 1,3,10")
+    return widths

@@ -20,6 +20,9 @@ TRAIN_FLAGS = tuple(spec.name for spec in fields(TrainConfig))
 NOTES = ("about", "expect")
 """Keys of a recipe that are for its reader: what it is, and the number to reach with its source."""
 
+DATA = "a folder of images and masks, NAME:DIR of a published set (fullconv data list), or digits"
+"""What DATA is, for the help of every verb that takes it."""
+
 
 def add_settings(parser: argparse.ArgumentParser, cls: type, title: str, without: tuple[str, ...] = ()) -> None:
     """A flag for each field of a settings dataclass; only those that are given appear in the namespace."""

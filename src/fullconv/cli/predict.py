@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fullconv.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from fullconv.inference import Segmentation
 
 HELP = "segment images and folders of images"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
 
 
+@dataclass(frozen=True)
+class Input:
+    """One image to predict: the name of its output, where it is from, and how to read it."""
+
+    name: str
+    source: str
+    read: Callable[[], Any]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint: RUN/model.safetensors")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="images, or folders of images")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="images, folders of images, or NAME:DIR of a published set"
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="of a published set: the split (default: its own for validation)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where <name>.png goes")
     parser.add_argument("--overlay", action="store_true", help="also write <name>.overlay.jpg")
+    parser.add_argument(
+        "--submission", metavar="comp5|comp6", help="of VOC: also write DIR/submission.zip for its server"
+    )
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16", help="arithmetic of the net (default: fp32)"
     )
@@ -28,44 +52,85 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data.images import write_label, write_overlay
     from fullconv.inference import load
 
     console = Console(stderr=True, soft_wrap=True)
     predictor = load(args.model, args.precision)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
-    files = collect(args.inputs)
+    inputs = of_dataset(args.inputs, args.split, args.submission) or [
+        Input(name, str(file), partial(Path, file)) for file, name in collect([Path(path) for path in args.inputs])
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
-    written, failed = [], []
-    with Bar(console, "predicting", len(files)) as bar:
-        for number, (file, name) in enumerate(files, start=1):
+    written: list[dict[str, Any]] = []
+    failed = []
+    with Bar(console, "predicting", len(inputs)) as bar:
+        for number, given in enumerate(inputs, start=1):
             try:
-                found = predictor(file)
+                written.append(write(predictor(given.read()), given, args.out, args.overlay))
             except UsageError as problem:
                 failed.append(str(problem))
-                bar.update(number)
-                continue
-            mask = args.out / f"{name}.png"
-            write_label(mask, found.prediction, found.labels)
-            if args.overlay:
-                write_overlay(args.out / f"{name}.overlay.jpg", found.image, found.prediction, found.labels)
-            height, width = found.prediction.shape
-            present = sorted({found.labels.names[k] for k in set(found.prediction.ravel().tolist())})
-            written.append(
-                {"input": str(file), "output": str(mask), "height": height, "width": width, "classes": present}
-            )
             bar.update(number)
+    archive = None
+    if args.submission and not failed:
+        archive = submit(args, {entry["name"]: (entry["height"], entry["width"]) for entry in written})
     if args.json:
-        print_json({"written": written, "failed": failed})
+        print_json({"written": written, "failed": failed, **({"submission": str(archive)} if archive else {})})
     else:
-        console.print(f"{len(written)} of {len(files)} written to {args.out}", highlight=False)
+        console.print(f"{len(written)} of {len(inputs)} written to {args.out}", highlight=False)
+        if archive:
+            console.print(f"for the server of PASCAL VOC: {archive}", highlight=False)
     if failed:
         listed = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
         raise UsageError(
-            listed if len(files) == 1 else f"{len(failed)} of {len(files)} images could not be read: {listed}"
+            listed if len(inputs) == 1 else f"{len(failed)} of {len(inputs)} images could not be read: {listed}"
         )
     return 0
+
+
+def write(found: Segmentation, given: Input, out: Path, overlay: bool) -> dict[str, Any]:
+    """Write the pictures of one image, and what there is to say of them."""
+    from fullconv.data.images import write_label, write_overlay
+
+    said: dict[str, Any] = {"name": given.name, "input": given.source}
+    for ending, part in (("", found), (".geometric", found.geometric)):
+        if part is None:
+            continue
+        mask = out / f"{given.name}{ending}.png"
+        write_label(mask, part.prediction, part.labels)
+        if overlay:
+            write_overlay(out / f"{given.name}{ending}.overlay.jpg", part.image, part.prediction, part.labels)
+        said[f"output{ending}"] = str(mask)
+    said["height"], said["width"] = found.prediction.shape
+    said["classes"] = sorted({found.labels.names[k] for k in set(found.prediction.ravel().tolist())})
+    return said
+
+
+def of_dataset(inputs: list[str], split: str | None, competition: str | None) -> list[Input]:
+    """The images of a published set, where that is the one input; else nothing."""
+    from fullconv.data.official import named
+
+    official = named(inputs[0]) if len(inputs) == 1 else None
+    if official is None:
+        if split is not None or competition is not None:
+            flag = "--split" if split is not None else "--submission"
+            raise UsageError(f"{flag} belongs to a published set; give NAME:DIR as the one INPUT, or leave it out")
+        return []
+    if competition is not None and not official.about.name.startswith("voc"):
+        raise UsageError(f"--submission: {official.about.name} has no such server; leave it out")
+    data = official.open(split or official.about.val)
+    sources = zip(data.files.names, data.files.images, strict=True)
+    return [Input(name, str(files[0]), partial(data.image, number)) for number, (name, files) in enumerate(sources)]
+
+
+def submit(args: argparse.Namespace, sizes: dict[str, tuple[int, int]]) -> Path:
+    """Write the archive for the server of PASCAL VOC."""
+    from fullconv.evaluation.submission import submission
+
+    year = args.inputs[0].partition(":")[0].removeprefix("voc")
+    archive: Path = args.out / "submission.zip"
+    submission(args.out, sizes, year, args.submission, archive)
+    return archive
 
 
 def collect(inputs: list[Path]) -> list[tuple[Path, str]]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullconv.cli.options import add_settings, layered, recipe_names
+from fullconv.cli.options import DATA, add_settings, layered, recipe_names
 from fullconv.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ EXAMPLE = "fullconv train photos/ --out run --epochs 30 --crop 320x320 --flip"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("data", metavar="DATA", help="a folder of images and masks, or digits")
+    parser.add_argument("data", metavar="DATA", help=DATA)
+    parser.add_argument("--split", metavar="NAME", help="the split to train on (default: train, or the data set's own)")
+    parser.add_argument("--val", metavar="DATA", help="another data set to validate on (default: DATA)")
+    parser.add_argument("--val-split", metavar="NAME", help="the split to validate on (default: val, or its own)")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--recipe", metavar="NAME", help=f"a recipe ({', '.join(recipe_names())}) or a YAML file")
     parser.add_argument(
@@ -62,7 +65,7 @@ def prepare(args: argparse.Namespace) -> Run:
     """The run that the arguments ask for."""
     from fullconv import weights
     from fullconv.config import CONVENTIONS, InputConvention, to_mapping
-    from fullconv.data import open_dataset
+    from fullconv.data import default_splits, open_dataset
     from fullconv.errors import UsageError
     from fullconv.training.run import prepare as prepare_run
 
@@ -83,13 +86,10 @@ def prepare(args: argparse.Namespace) -> Run:
         )
     else:
         convention = CONVENTIONS["torchvision"]
-    dataset = open_dataset(args.data, "train")
-    try:
-        validation = open_dataset(args.data, "val")
-    except UsageError as problem:
-        if "no split 'val'" not in str(problem):
-            raise
-        validation = None
+    dataset = open_dataset(args.data, args.split or default_splits(args.data)[0])
+    beside = args.val or args.data
+    split = args.val_split or default_splits(beside)[1]
+    validation = open_dataset(beside, split) if split else None
     command = shlex.join(["fullconv", *sys.argv[1:]])
     return prepare_run(
         args.out, args.data, dataset, validation, model, config, convention, args.weights, args.resume, command

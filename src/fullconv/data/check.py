@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fullconv.data import Dataset, open_dataset
+from fullconv.data import Dataset, open_dataset, splits_of
 from fullconv.data.classes import read_rules
 from fullconv.data.coding import Coding
 from fullconv.data.decoding import open_file
@@ -22,6 +22,7 @@ from fullconv.data.formats import FORMAT_SUFFIXES, HEAD_BYTES, sniff
 from fullconv.data.images import read_image, read_label_values, shown
 from fullconv.data.layouts import Layout, Pair, Problem, Scan, Source, find_layout, scan
 from fullconv.data.masks import MaskFacts, mask_facts, packed
+from fullconv.data.official import named
 from fullconv.errors import UsageError
 
 __all__ = ["Findings", "Problem", "SplitFindings", "check_dataset", "check_samples"]
@@ -31,14 +32,15 @@ Progress = Callable[[int, int], None]
 
 
 def check_dataset(root_or_name: str | Path, split: str | None = None, progress: Progress | None = None) -> Findings:
-    """Look at every file of a folder, or every sample of ``digits``: all splits, or one.
+    """Look at every file of a folder, or every sample of ``digits`` or of a published set: all splits, or one.
 
     Images are decoded whole and masks are counted. Raises `UsageError` only when there is nothing to look at: no such
     folder, no layout, no such split.
     """
-    if str(root_or_name) == "digits":
-        splits = (split,) if split else ("train", "val", "test")
-        return check_samples("digits", {name: open_dataset("digits", name) for name in splits}, progress)
+    official = named(root_or_name)
+    if official or str(root_or_name) == "digits":
+        splits = (split,) if split else official.about.labelled if official else splits_of("digits")
+        return check_samples(str(root_or_name), {name: open_dataset(root_or_name, name) for name in splits}, progress)
     layout = find_layout(Path(root_or_name))
     if split:
         names: tuple[str, ...] = (split,)
@@ -64,17 +66,17 @@ def check_samples(name: str, datasets: Mapping[str, Dataset], progress: Progress
                 place = f"{split}/{shown(sample.name)}"
                 report.hashes.setdefault(hashlib.sha256(sample.image.tobytes()).hexdigest(), []).append((split, place))
                 tally.size(sample.image.shape[:2])
-                if sample.image.shape[:2] != sample.label.shape:
-                    line = f"{place}: image {sample.image.shape[:2]}, label {sample.label.shape}"
+                if sample.image.shape[:2] != sample.semantic.shape:
+                    line = f"{place}: image {sample.image.shape[:2]}, label {sample.semantic.shape}"
                     report.add(
                         "size", "error", f"{split}: labels of another size than their image; make them equal", line
                     )
-                values, counts = np.unique(sample.label, return_counts=True)
+                values, counts = np.unique(sample.semantic, return_counts=True)
                 facts = MaskFacts((0, 0), False, dict(zip(values.tolist(), counts.tolist(), strict=True)), None)
                 coding = Coding(labels, {}, None)
                 strays = coding.strays(facts)
                 if strays:
-                    report.strays(split, coding, place, strays, sample.label, colour=False)
+                    report.strays(split, coding, place, strays, sample.semantic, colour=False)
                 tally.mask(report, place, *coding.pixels(facts))
             done += 1
             if progress:

@@ -18,7 +18,7 @@ from fullconv.data.coding import Coding, find_coding
 from fullconv.data.images import read_image, read_label_values, shown
 from fullconv.data.layouts import Layout, Pair, Source, find_layout, scan
 from fullconv.data.masks import MaskFacts, mask_facts
-from fullconv.errors import UsageError
+from fullconv.errors import UsageError, suggestion
 from fullconv.labels import LabelSpace
 
 VAL_SHARE = 0.2
@@ -83,8 +83,7 @@ def source_of(layout: Layout, split: str) -> Source:
     if split in layout.unlabelled:
         raise UsageError(f"{shown(layout.root)}: the split '{split}' has images but no masks; add the masks")
     if split not in layout.names:
-        there = " and ".join(layout.names) + (" (made from the whole)" if layout.whole else "")
-        raise UsageError(f"{shown(layout.root)}: no split '{shown(split)}'; there is {there}")
+        raise UsageError(f"{shown(layout.root)}: no split '{shown(split)}'; {suggestion(split, layout.names)}")
     return layout.whole or layout.splits[split]
 
 

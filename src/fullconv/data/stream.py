@@ -7,7 +7,7 @@ with any number of worker processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset, Sample
+from fullconv.data import Dataset, Image, Sample
 from fullconv.data.transforms import Fill, Transform, window
 from fullconv.errors import FullconvError
 
@@ -42,10 +42,10 @@ def sample_index(seed: int, position: int, length: int, replacement: bool = Fals
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one step, of one size: images (N, H, W, 3) uint8, labels (N, H, W) int64."""
+    """The samples of one step, of one size: images (N, H, W, C) as they are, and labels (N, H, W) int64 by task."""
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    images: Image
+    labels: Mapping[str, NDArray[np.int64]]
     names: tuple[str, ...]
 
 
@@ -74,10 +74,10 @@ class Stream:
 def collate(samples: list[Sample], fill: Fill) -> Batch:
     """Samples as one batch; smaller ones are extended at the bottom and right by the mean colour and void."""
     size = (max(s.image.shape[0] for s in samples), max(s.image.shape[1] for s in samples))
-    if all(s.label.shape == s.image.shape[:2] for s in samples):
-        samples = [s if s.label.shape == size else window(s, 0, 0, size, fill) for s in samples]
+    if all(s.semantic.shape == s.image.shape[:2] for s in samples):
+        samples = [s if s.semantic.shape == size else window(s, 0, 0, size, fill) for s in samples]
     images = np.stack([s.image for s in samples])
-    labels = np.stack([s.label for s in samples]).astype(np.int64)
+    labels = {task: np.stack([s.tasks[task] for s in samples]).astype(np.int64) for task in samples[0].tasks}
     return Batch(images, labels, tuple(s.name for s in samples))
 
 

@@ -7,23 +7,24 @@ which is a function of (seed, step, sample); so a run can be stopped anywhere an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from PIL import Image
+import PIL.Image
+from PIL.Image import Resampling
 
 from fullconv.config import InputConvention, Size, TrainConfig
-from fullconv.data import Sample
+from fullconv.data import Image, Label, Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
-Fill = tuple[tuple[int, int, int], int]
-"""What stands outside the image: an RGB colour, and the label there (void)."""
+Fill = tuple[tuple[float, ...], int]
+"""What stands outside the image: a colour of as many channels as it has, and the label there (void)."""
 
 
 def outside(convention: InputConvention, ignore_index: int) -> Fill:
     """The mean colour of the weights, so that the net sees zeros outside the image, and void."""
-    mean = convention.mean if convention.order == "rgb" else convention.mean[::-1]
-    red, green, blue = (int(np.clip(round(m), 0, 255)) for m in mean)
-    return (red, green, blue), ignore_index
+    color = convention.mean[:3] if convention.order == "rgb" else convention.mean[2::-1]
+    return (*color, *convention.mean[3:]), ignore_index
 
 
 def window(sample: Sample, top: int, left: int, size: Size, fill: Fill) -> Sample:
@@ -34,26 +35,45 @@ def window(sample: Sample, top: int, left: int, size: Size, fill: Fill) -> Sampl
     array([[255,   0]], dtype=uint8)
     """
     (height, width), (colour, void) = size, fill
-    rows, columns = sample.label.shape
-    image = np.empty((height, width, 3), np.uint8)
-    image[:] = colour
-    kind = sample.label.dtype if np.iinfo(sample.label.dtype).max >= void else np.dtype(np.int32)
-    label = np.full((height, width), void, kind)
-    y0, y1 = max(top, 0), min(top + height, rows)
-    x0, x1 = max(left, 0), min(left + width, columns)
-    if y0 < y1 and x0 < x1:
-        image[y0 - top : y1 - top, x0 - left : x1 - left] = sample.image[y0:y1, x0:x1]
-        label[y0 - top : y1 - top, x0 - left : x1 - left] = sample.label[y0:y1, x0:x1]
-    return sample.with_arrays(image, label)
+
+    def cut(pixels: Any, canvas: Any) -> Any:
+        rows, columns = pixels.shape[:2]
+        y0, y1 = max(top, 0), min(top + height, rows)
+        x0, x1 = max(left, 0), min(left + width, columns)
+        if y0 < y1 and x0 < x1:
+            canvas[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
+        return canvas
+
+    def of_image(image: Image) -> Image:
+        outside = np.clip(np.rint(colour), 0, 255) if image.dtype == np.uint8 else np.asarray(colour)
+        canvas = np.empty((height, width, image.shape[2]), image.dtype)
+        canvas[:] = outside.astype(image.dtype)
+        return cut(image, canvas)
+
+    def of_label(label: Label) -> Label:
+        kind = label.dtype if np.iinfo(label.dtype).max >= void else np.dtype(np.int32)
+        return cut(label, np.full((height, width), void, kind))
+
+    return sample.changed(of_image, of_label)
 
 
 def resized(sample: Sample, size: Size) -> Sample:
     """The sample at another size: the image interpolated, the label by its nearest pixel."""
     target = (size[1], size[0])
-    image = np.asarray(Image.fromarray(sample.image).resize(target, Image.Resampling.BILINEAR))
-    label = sample.label
-    picture = Image.fromarray(label if label.dtype == np.uint8 else label.astype(np.int32))
-    return sample.with_arrays(image, np.asarray(picture.resize(target, Image.Resampling.NEAREST)).astype(label.dtype))
+
+    def of_image(image: Image) -> Image:
+        if image.dtype == np.uint8 and image.shape[2] == 3:
+            return np.asarray(PIL.Image.fromarray(image).resize(target, Resampling.BILINEAR))
+        channels = [
+            PIL.Image.fromarray(channel).resize(target, Resampling.BILINEAR) for channel in image.transpose(2, 0, 1)
+        ]
+        return np.dstack([np.asarray(channel) for channel in channels])
+
+    def of_label(label: Label) -> Label:
+        picture = PIL.Image.fromarray(label if label.dtype == np.uint8 else label.astype(np.int32))
+        return np.asarray(picture.resize(target, Resampling.NEAREST)).astype(label.dtype)
+
+    return sample.changed(of_image, of_label)
 
 
 def random_scale(limit: float) -> Transform:
@@ -61,7 +81,7 @@ def random_scale(limit: float) -> Transform:
 
     def transform(sample: Sample, rng: np.random.Generator) -> Sample:
         factor = float(np.exp(rng.uniform(-np.log(limit), np.log(limit))))
-        height, width = (max(1, round(n * factor)) for n in sample.label.shape)
+        height, width = (max(1, round(n * factor)) for n in sample.image.shape[:2])
         return resized(sample, (height, width))
 
     return transform
@@ -73,8 +93,8 @@ def random_flip() -> Transform:
     def transform(sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() < 0.5:
             return sample
-        return sample.with_arrays(
-            np.ascontiguousarray(sample.image[:, ::-1]), np.ascontiguousarray(sample.label[:, ::-1])
+        return sample.changed(
+            lambda image: np.ascontiguousarray(image[:, ::-1]), lambda label: np.ascontiguousarray(label[:, ::-1])
         )
 
     return transform
@@ -87,7 +107,7 @@ def random_jitter(pixels: int, fill: Fill) -> Transform:
 
     def transform(sample: Sample, rng: np.random.Generator) -> Sample:
         down, right = (int(n) for n in rng.integers(-pixels, pixels + 1, 2))
-        return window(sample, -down, -right, (sample.label.shape[0], sample.label.shape[1]), fill)
+        return window(sample, -down, -right, (sample.image.shape[0], sample.image.shape[1]), fill)
 
     return transform
 
@@ -96,7 +116,7 @@ def random_crop(size: Size, fill: Fill) -> Transform:
     """A box of the given size at a random place; an image that is smaller is put somewhere inside it."""
 
     def transform(sample: Sample, rng: np.random.Generator) -> Sample:
-        spare = [have - want for have, want in zip(sample.label.shape, size, strict=True)]
+        spare = [have - want for have, want in zip(sample.image.shape[:2], size, strict=True)]
         top, left = (int(rng.integers(min(s, 0), max(s, 0) + 1)) for s in spare)
         return window(sample, top, left, size, fill)
 

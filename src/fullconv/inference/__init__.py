@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullconv import weights
-from fullconv.data import images
+from fullconv.data import Image, images, photograph
 from fullconv.errors import RunError, UsageError
 from fullconv.labels import LabelSpace
 from fullconv.models import build
@@ -26,11 +26,13 @@ class Segmentation:
     """What a net says of one image.
 
     image: (H, W, 3) uint8 RGB. logits: (K, H, W) float32, the score of each class at each pixel.
+    geometric: what its second head says, of a net with two (SIFT Flow).
     """
 
     image: NDArray[np.uint8]
     logits: NDArray[np.float32]
     labels: LabelSpace
+    geometric: Segmentation | None = None
 
     @cached_property
     def prediction(self) -> NDArray[np.uint8]:
@@ -46,7 +48,7 @@ class Segmentation:
 class Predictor:
     """A net together with what it needs to be fed and read: call it with an image.
 
-    net: from the net's own input (N, 3, H, W) to logits (N, K, H, W); of two heads the semantic one is read.
+    net: from the net's own input (N, C, H, W) to logits (N, K, H, W), or a dict of them for two heads.
     header: its input convention and label space.
     precision: ``fp32``, or ``bf16`` for a CPU that multiplies it (the logits are float32 either way).
     """
@@ -63,16 +65,25 @@ class Predictor:
         """The classes of the net."""
         return self.header.labels
 
-    def logits(self, image: NDArray[np.uint8]) -> Tensor:
-        """(1, K, H, W) float32 scores of an image (H, W, 3) uint8 RGB."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+    def logits(self, image: Image) -> Tensor:
+        """(1, K, H, W) float32 scores of an image (H, W, 3) uint8 RGB; of two heads those of the semantic one."""
+        return self.outputs(image)["semantic"]
+
+    def outputs(self, image: Image) -> dict[str, Tensor]:
+        """(1, K, H, W) float32 scores by task.
+
+        image: (H, W, 3) uint8 RGB, or as many channels as the net takes: (H, W, 6) uint8 with HHA, (H, W, 4) float32
+        with the natural logarithm of depth in millimetres.
+        """
+        channels = len(self.header.input.mean)
+        kinds = (np.uint8,) if channels == 3 else (np.uint8, np.float32)
+        if image.ndim != 3 or 0 in image.shape or image.shape[2] not in (3, channels) or image.dtype not in kinds:
+            wanted = "(H, W, 3) uint8 RGB, or a path" if channels == 3 else f"(H, W, {channels}) uint8 or float32"
+            raise UsageError(f"image of shape {image.shape} and type {image.dtype}: give {wanted}")
+        if image.shape[2] != channels:
             raise UsageError(
-                f"image of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8 RGB, or a path"
-            )
-        if len(self.header.input.mean) != 3:
-            raise UsageError(
-                f"this net takes {len(self.header.input.mean)} channels (colour with depth or HHA), an image has 3; "
-                "call predictor.net with the input that it wants"
+                f"this net takes {channels} channels (colour with depth or HHA), an image has 3; give a data set that "
+                "has them (nyudv2-color-d:DIR, nyudv2-color-hha:DIR), or an array"
             )
         training = self.net.training
         self.net.eval()
@@ -81,7 +92,8 @@ class Predictor:
             with torch.inference_mode(), half:
                 x = to_input(torch.from_numpy(np.array(image)[None]), self.header.input)
                 found: Tensor | dict[str, Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
-                return (found["semantic"] if isinstance(found, dict) else found).float()
+                outputs = found if isinstance(found, dict) else {"semantic": found}
+                return {task: scores.float() for task, scores in outputs.items()}
         except RuntimeError as problem:
             if "can't allocate memory" in str(problem):
                 height, width = image.shape[:2]
@@ -90,10 +102,14 @@ class Predictor:
         finally:
             self.net.train(training)
 
-    def __call__(self, image: NDArray[np.uint8] | str | Path) -> Segmentation:
-        """The segmentation of an image: (H, W, 3) uint8 RGB, or the path of one."""
+    def __call__(self, image: Image | str | Path) -> Segmentation:
+        """The segmentation of an image: the path of one, (H, W, 3) uint8 RGB, or what `outputs` takes."""
         pixels = images.read_image(image) if isinstance(image, str | Path) else image
-        return Segmentation(pixels, self.logits(pixels)[0].numpy(), self.labels)
+        found = {task: scores[0].numpy() for task, scores in self.outputs(pixels).items()}
+        shown = photograph(pixels)
+        second = self.header.geometric
+        geometric = Segmentation(shown, found["geometric"], second) if "geometric" in found and second else None
+        return Segmentation(shown, found["semantic"], self.labels, geometric)
 
 
 def load(path: str | Path, precision: str = "fp32") -> Predictor:

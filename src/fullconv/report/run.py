@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fullconv.atomic import write_atomically
 from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
-from fullconv.data import Dataset, images
-from fullconv.evaluation import confusions
+from fullconv.data import SEMANTIC, Dataset, images, photograph
+from fullconv.evaluation import confusions, present_only
 from fullconv.inference import Predictor
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Counts, scores
@@ -55,7 +55,9 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
     provenance = predictor.header.provenance
     evaluated = _evaluate(predictor, validation) if validation is not None and len(validation) else None
     names = predictor.labels.names
-    numbers = scores(evaluated.counts).to_dict(names) if evaluated is not None else provenance.get("val")
+    numbers = provenance.get("val")
+    if evaluated is not None and validation is not None:
+        numbers = scores(evaluated.counts, present_only(validation)).to_dict(names)
 
     sections = [_training(log)]
     if numbers:
@@ -86,8 +88,8 @@ def _evaluate(predictor: Predictor, validation: Dataset) -> Evaluated:
     total = np.zeros((len(predictor.labels),) * 2, np.int64)
     ranking = []
     for index, (name, counts) in enumerate(confusions(predictor, validation)):
-        total += counts
-        reached = scores(counts).mean_iu
+        total += counts[SEMANTIC]
+        reached = scores(counts[SEMANTIC]).mean_iu
         if reached is not None:  # an image that is void all over has no score
             ranking.append((reached, index, name))
     return Evaluated(total, tuple(sorted(ranking)))
@@ -178,10 +180,11 @@ def _picture(predictor: Predictor, validation: Dataset, place: tuple[float, int,
     sample, labels = validation[index], predictor.labels
     prediction = predictor(sample.image).prediction
     # Gray, and lifted towards the middle: under it no colour of a class changes its hue, or drowns.
-    gray = (48 + 0.7 * (sample.image @ np.array([0.299, 0.587, 0.114]))).astype(np.uint8)
+    image, truth = photograph(sample.image), sample.semantic
+    gray = (48 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]))).astype(np.uint8)
     ground = np.repeat(gray[:, :, None], 3, axis=2)
-    strip = [sample.image, *(images.overlay(ground, values, labels, 0.7) for values in (sample.label, prediction))]
-    words = f"{name}: mean IU {_with_sign(percent(reached))}. Truth: {_held(sample.label, labels)}. "
+    strip = [image, *(images.overlay(ground, values, labels, 0.7) for values in (truth, prediction))]
+    words = f"{name}: mean IU {_with_sign(percent(reached))}. Truth: {_held(truth, labels)}. "
     words += f"Prediction: {_held(prediction, labels)}."
     png = figures.side_by_side([strip], ("image", "truth", "prediction"))
     return Figure(png, f"{kind}: {words}", f"Image, truth and prediction of {words}")

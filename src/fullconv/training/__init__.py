@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from fullconv.config import InputConvention, TrainConfig
-from fullconv.data import Dataset
+from fullconv.data import SEMANTIC, Dataset
 from fullconv.data.stream import Stream, batches
 from fullconv.data.transforms import Transform, augmentation, outside
 from fullconv.errors import RunError
 from fullconv.metrics import Scores
 from fullconv.models.input import to_input
-from fullconv.training.loss import check_rate, segmentation_loss
+from fullconv.training.loss import check_rate, loss_of_tasks
 from fullconv.training.optimizer import NORMS, build_optimizer, learning_rate, set_rate
 
 
@@ -115,14 +115,15 @@ def fit(
     for batch in batches(stream, state.step, total, config.workers):
         torch.manual_seed(config.seed * 1_000_003 + state.step)  # the dropout of this step
         images = to_input(torch.from_numpy(batch.images), convention).contiguous(memory_format=torch.channels_last)
-        label = torch.from_numpy(batch.labels)
+        labels = {task: torch.from_numpy(label) for task, label in batch.labels.items()}
+        semantic = labels[SEMANTIC]
         if state.step == 0:
-            check_rate(config.loss, config.lr, label.numel())
+            check_rate(config.loss, config.lr, semantic.numel())
         lr = learning_rate(config, state.step, total)
         set_rate(state.optimizer, lr)
         with precision:
             logits = state.net(images)
-        loss = segmentation_loss(logits, label, config.loss, ignore)
+        loss = loss_of_tasks(logits, labels, config.loss, ignore)
         value = float(loss.detach())
         if not math.isfinite(value):
             names = ", ".join(batch.names)
@@ -139,5 +140,6 @@ def fit(
         if score is not None and (state.step % every == 0 or state.step == total):
             found = score(state.net)
             train_mode(state.net, freeze_bn)
-        yield Record(state.step, value, lr, len(batch.names), int((label != ignore).sum()), seconds, found)
+        valid = int((semantic != ignore).sum())
+        yield Record(state.step, value, lr, len(batch.names), valid, seconds, found)
         clock = time.perf_counter()

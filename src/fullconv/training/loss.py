@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,19 @@ def segmentation_loss(logits: Tensor, label: Tensor, reduction: str, ignore_inde
     if reduction == "sum":
         return total
     return total / (label != ignore_index).sum().clamp(min=1)
+
+
+def loss_of_tasks(
+    logits: Tensor | Mapping[str, Tensor], labels: Mapping[str, Tensor], reduction: str, ignore_index: int = 255
+) -> Tensor:
+    """The sum of the losses of all heads of a net, each on the label of its task; of one head its own. As the released
+    net for SIFT Flow learns, both of its losses with weight 1.
+
+    logits: (N, K, H, W), for the task ``semantic``, or a dict of them by task. labels: (N, H, W) by task.
+    """
+    heads = logits if isinstance(logits, Mapping) else {"semantic": logits}
+    losses = [segmentation_loss(scores, labels[task], reduction, ignore_index) for task, scores in heads.items()]
+    return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
 
 def check_rate(loss: str, lr: float, pixels: int) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from fullconv import __version__, weights
 from fullconv.atomic import write_atomically
-from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
-from fullconv.data import Dataset
+from fullconv.config import CONVENTIONS, InputConvention, ModelConfig, TrainConfig, to_mapping
+from fullconv.data import CHANNELS, Dataset, modalities_of, tasks_of
 from fullconv.errors import UsageError
 from fullconv.evaluation import evaluate
 from fullconv.inference import Predictor
@@ -85,8 +85,9 @@ def prepare(
         )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: it is a file; give a folder for the run")
-    model = replace(model, num_classes=len(dataset.labels))
-    _refuse_what_the_data_has_not(data, model)
+    _refuse_a_leak(data, dataset, validation)
+    model = suited(data, dataset, model)
+    convention = input_of(dataset, convention)
     torch.manual_seed(config.seed)
     found = newest_state(folder / "last") if resume else None
     if not resume and (folder / "last").is_dir() and any((folder / "last").iterdir()):
@@ -127,16 +128,65 @@ def prepare(
         "train": facts["train"],
         "command": command,
     }
-    header = Header(model, dataset.labels, convention, provenance=provenance)
+    geometric = tasks_of(dataset).get("geometric")
+    header = Header(model, dataset.labels, convention, provenance=provenance, geometric=geometric)
     return Run(folder, state, header, config, dataset, validation, facts, best, taken)
 
 
-def _refuse_what_the_data_has_not(data: str, model: ModelConfig) -> None:
-    """A net for more than an image and one kind of label (NYUDv2, SIFT Flow) cannot be trained on these."""
-    if model.geometric_classes is not None:
-        raise UsageError(f"{data}: it has one kind of label; leave out --geometric-classes, or use fullconv.build")
-    if model.channels != 3 or model.late_fusion != "none":
-        raise UsageError(f"{data}: its images have three channels; leave out --channels and --late-fusion")
+def suited(data: str, dataset: Dataset, model: ModelConfig) -> ModelConfig:
+    """The settings of a net with what follows from the data: classes, heads, channels. Colour and HHA are two streams
+    whose scores are averaged, as released, unless the settings say otherwise (``channels`` 6: early fusion).
+
+    Raises `UsageError` for settings that ask for what the data has not.
+    """
+    geometric = tasks_of(dataset).get("geometric")
+    heads = None if geometric is None else len(geometric)
+    if model.geometric_classes not in (None, heads):
+        raise UsageError(f"{data}: it has {heads or 'no'} geometric classes; leave out --geometric-classes")
+    modalities = modalities_of(dataset)
+    channels = sum(CHANNELS[modality] for modality in modalities)
+    two_streams = modalities == ("color", "hha") and model.channels != channels
+    if model.channels not in (3, channels) or (model.late_fusion != "none" and not two_streams):
+        has = f"{channels} channels ({' and '.join(modalities)})"
+        raise UsageError(f"{data}: its images have {has}; leave out --channels and --late-fusion")
+    return replace(
+        model,
+        num_classes=len(dataset.labels),
+        geometric_classes=heads,
+        channels=3 if two_streams else channels,
+        late_fusion=("average" if model.late_fusion == "none" else model.late_fusion) if two_streams else "none",
+    )
+
+
+def input_of(dataset: Dataset, convention: InputConvention) -> InputConvention:
+    """The input convention of the weights, with the means of what the images have beyond colour. HHA has its own means
+    and is never reversed, and is scaled as colour is, since the same weights read it.
+    """
+    modalities = modalities_of(dataset)
+    if len(convention.mean) == sum(CHANNELS[modality] for modality in modalities) and "color" in modalities:
+        return convention
+    hha = CONVENTIONS["nyud-hha"].mean
+    if "color" not in modalities:
+        return InputConvention("rgb", hha, convention.std[:3])
+    mean, std = convention.mean[:3], convention.std[:3]
+    if "hha" in modalities:
+        return InputConvention(convention.order, mean + hha, std + std)
+    return InputConvention(convention.order, mean + CONVENTIONS["nyud-color-d"].mean[3:], (*std, 1.0))
+
+
+def _refuse_a_leak(data: str, dataset: Dataset, validation: Dataset | None) -> None:
+    """Training and validation on the same photographs (SBD's training photographs are among those of VOC's val)."""
+    collections = [getattr(getattr(split, "about", None), "photographs", "") for split in (dataset, validation)]
+    if validation is None or not collections[0] or collections[0] != collections[1]:
+        return
+    names = [{name for name, *_ in getattr(split, "pairs", ())} for split in (dataset, validation)]
+    shared = sorted(names[0] & names[1])
+    if shared:
+        raise UsageError(
+            f"{data}: {len(shared):,} of the {len(names[1]):,} validation images are among those to train on "
+            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); validate on a split without them "
+            "(voc2011's seg11valid, where SBD is trained on)"
+        )
 
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -1,0 +1,69 @@
+"""Evaluation: a model over a data set gives one confusion matrix a task, and from it the four numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from fullconv.data import SEMANTIC, Dataset, tasks_of
+from fullconv.errors import UsageError
+from fullconv.inference import Predictor
+from fullconv.metrics import Counts, Scores, confusion_matrix, scores
+
+
+def confusions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[str, dict[str, Counts]]]:
+    """The name of each sample and its confusion matrix for each task that the net and the data share, one image at a
+    time, at its own size; their sum is that of the split.
+    """
+    tasks = {task: space for task, space in tasks_of(dataset).items() if task in predictor.header.tasks}
+    for task, space in tasks.items():
+        has = len(predictor.header.tasks[task])
+        if len(space) != has:
+            raise UsageError(
+                f"evaluate: the model has {has} classes and the data {len(space)}; they must be of one label space"
+            )
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        outputs = predictor.outputs(sample.image)
+        yield (
+            sample.name,
+            {
+                task: confusion_matrix(
+                    outputs[task][0].argmax(0).numpy(), sample.tasks[task], len(space), space.ignore_index
+                )
+                for task, space in tasks.items()
+            },
+        )
+
+
+def evaluate_tasks(
+    predictor: Predictor, dataset: Dataset, progress: Callable[[int, int], None] | None = None
+) -> Mapping[str, Scores]:
+    """The four numbers of the paper for each task (``semantic``; SIFT Flow's ``geometric``, of which the paper gives
+    the pixel accuracy), each from one confusion matrix over the whole split.
+
+    `progress` is called with (images done, images in all).
+    """
+    total = {task: np.zeros((len(space),) * 2, np.int64) for task, space in tasks_of(dataset).items()}
+    for done, (_, counts) in enumerate(confusions(predictor, dataset), start=1):
+        for task, found in counts.items():
+            total[task] += found
+        if progress is not None:
+            progress(done, len(dataset))
+    return {
+        task: scores(counts, present_only(dataset)) for task, counts in total.items() if task in predictor.header.tasks
+    }
+
+
+def evaluate(predictor: Predictor, dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> Scores:
+    """The four numbers of the paper for a model on a split, from one confusion matrix over all of it.
+
+    `progress` is called with (images done, images in all).
+    """
+    return evaluate_tasks(predictor, dataset, progress)[SEMANTIC]
+
+
+def present_only(dataset: Dataset) -> bool:
+    """Whether the means are over the classes in the truth of the split alone: the data set says so (SIFT Flow)."""
+    return bool(getattr(getattr(dataset, "about", None), "present_only", False))
