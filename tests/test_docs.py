@@ -190,3 +190,25 @@ def test_the_heat_map_is_drawn_from_a_net_and_a_photograph(tmp_path, monkeypatch
     HEATMAP.main()
     with Image.open(out) as drawn:
         assert drawn.format == "JPEG"
+
+
+def test_the_table_of_data_sets_is_the_code():
+    from fullconv.data.official import abouts
+
+    rows = table("datasets.md", "name", "what", "classes", "images", "get")
+    for row, about in zip(rows, abouts().values(), strict=True):
+        assert row["name"] == f"`{about.name}`" and row["what"] == about.title
+        assert row["classes"] == " + ".join(str(len(space)) for space in about.tasks.values())
+        counts = ", ".join(f"{split} {count:,}" if count else split for split, count in about.splits.items())
+        assert row["images"] == counts and (row["get"] == "yes") == bool(about.files)
+
+
+def test_the_bounds_in_the_page_are_those_of_camvid(shared_data):
+    from fullconv.data import open_dataset
+    from fullconv.evaluation.bounds import upper_bounds
+
+    found = upper_bounds(open_dataset(f"camvid:{shared_data / 'camvid'}", "val"))
+    for row in table("datasets.md", "factor", "mean IU", "pixel acc."):
+        reached = found[int(row["factor"])]
+        assert row["mean IU"] == f"{100 * reached.mean_iu:.1f}"
+        assert row["pixel acc."] == f"{100 * reached.pixel_accuracy:.1f}"

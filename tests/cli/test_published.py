@@ -45,6 +45,7 @@ def test_a_whole_small_run(name, tmp_path, capsys):
     assert code == 0, err
     assert np.isfinite([json.loads(line)["loss"] for line in out.splitlines()]).all()
 
+    assert ("geometric pixel accuracy" in (run / "report.html").read_text()) == ("geometric" in about.tasks)
     predictor = fullconv.load(run / "model.safetensors")
     channels = {"color": 3, "depth": 1, "hha": 3}
     assert len(predictor.header.input.mean) == sum(channels[modality] for modality in about.modalities)

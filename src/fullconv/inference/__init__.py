@@ -81,9 +81,10 @@ class Predictor:
             wanted = "(H, W, 3) uint8 RGB, or a path" if channels == 3 else f"(H, W, {channels}) uint8 or float32"
             raise UsageError(f"image of shape {image.shape} and type {image.dtype}: give {wanted}")
         if image.shape[2] != channels:
+            what, name = ("depth", "nyudv2-color-d") if channels == 4 else ("HHA", "nyudv2-color-hha")
             raise UsageError(
-                f"this net takes {channels} channels (colour with depth or HHA), an image has 3; give a data set that "
-                "has them (nyudv2-color-d:DIR, nyudv2-color-hha:DIR), or an array"
+                f"this net takes {channels} channels (colour and {what}), an image has 3; give a data set that has them "
+                f"({name}:DIR), or an array"
             )
         training = self.net.training
         self.net.eval()

@@ -36,10 +36,10 @@ FOUR = {
 class Evaluated:
     """One pass over the validation split.
 
-    counts: its confusion matrix. ranking: (mean IU, index, name) of each image that has one, the worst first.
+    counts: its confusion matrix, by task. ranking: (mean IU, index, name) of each image that has one, the worst first.
     """
 
-    counts: Counts
+    counts: Mapping[str, Counts]
     ranking: tuple[tuple[float, int, str], ...]
 
 
@@ -57,18 +57,21 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
     names = predictor.labels.names
     numbers = provenance.get("val")
     if evaluated is not None and validation is not None:
-        numbers = scores(evaluated.counts, present_only(validation)).to_dict(names)
+        numbers = scores(evaluated.counts[SEMANTIC], present_only(validation)).to_dict(names)
 
     sections = [_training(log)]
     if numbers:
         sections.append(_classes(numbers, predictor.labels))
     if evaluated is not None and validation is not None:
-        sections.append(_confusion(evaluated.counts, names))
+        sections.append(_confusion(evaluated.counts[SEMANTIC], names))
         sections.append(_pictures(evaluated, predictor, validation, worst_and_best))
     sections += [_settings(predictor), _again(predictor)]
 
     if numbers:
         facts = {name: _with_sign(percent(numbers[key])) for key, name in FOUR.items()}
+        if evaluated is not None and "geometric" in evaluated.counts:
+            reached = scores(evaluated.counts["geometric"]).pixel_accuracy
+            facts["geometric pixel accuracy"] = _with_sign(percent(reached))
     else:
         facts = {"steps": f"{log[-1]['step']:,}", "last loss": f"{log[-1]['loss']:.4g}"} if log else {}
     model = predictor.header.model
@@ -85,10 +88,11 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
 
 def _evaluate(predictor: Predictor, validation: Dataset) -> Evaluated:
     """All images once. Of each only its mean IU is kept: the matrices of many classes would fill the memory."""
-    total = np.zeros((len(predictor.labels),) * 2, np.int64)
+    total = {task: np.zeros((len(space),) * 2, np.int64) for task, space in predictor.header.tasks.items()}
     ranking = []
     for index, (name, counts) in enumerate(confusions(predictor, validation)):
-        total += counts[SEMANTIC]
+        for task, found in counts.items():
+            total[task] += found
         reached = scores(counts[SEMANTIC]).mean_iu
         if reached is not None:  # an image that is void all over has no score
             ranking.append((reached, index, name))
