@@ -83,7 +83,7 @@ class Predictor:
         if image.shape[2] != channels:
             what, name = ("depth", "nyudv2-color-d") if channels == 4 else ("HHA", "nyudv2-color-hha")
             raise UsageError(
-                f"this net takes {channels} channels (colour and {what}), an image has 3; give a data set that has them "
+                f"this net takes {channels} channels (colour and {what}), an image has 3; give a data set with them "
                 f"({name}:DIR), or an array"
             )
         training = self.net.training
