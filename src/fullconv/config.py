@@ -166,7 +166,8 @@ class InputConvention:
     not of the code.
 
     `mean` and `std` are in the order of the channels as the net takes them. `order` is that of the first three;
-    channels after them (depth, HHA) stay as they are.
+    channels after them (depth, HHA) stay as they are. `bands`: the files are read as they are stored, 16 bits and any
+    number of bands, and not as photographs.
 
     >>> InputConvention.named("caffe").order, InputConvention.named("bgr:104,117,123").mean
     ('bgr', (104.0, 117.0, 123.0))
@@ -175,6 +176,7 @@ class InputConvention:
     order: str = "rgb"
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    bands: bool = False
 
     @classmethod
     def named(cls, name: str) -> InputConvention:
@@ -204,12 +206,14 @@ class InputConvention:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint header."""
-        return {"order": self.order, "mean": list(self.mean), "std": list(self.std)}
+        plain = {"order": self.order, "mean": list(self.mean), "std": list(self.std)}
+        return {**plain, "bands": True} if self.bands else plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputConvention:
         """The inverse of `to_dict`."""
-        return cls(str(data["order"]), tuple(map(float, data["mean"])), tuple(map(float, data["std"])))
+        mean, std = (tuple(map(float, data[key])) for key in ("mean", "std"))
+        return cls(str(data["order"]), mean, std, bool(data.get("bands", False)))
 
 
 CONVENTIONS = {

@@ -23,7 +23,7 @@ SEMANTIC = "semantic"
 Image = NDArray[Any]
 Label = NDArray[np.integer]
 
-CHANNELS = {"color": 3, "depth": 1, "hha": 3}
+CHANNELS = {"color": 3, "depth": 1, "hha": 3, "band": 1}
 """The channels of each modality."""
 
 
@@ -33,7 +33,7 @@ class Sample:
 
     image: (H, W, C). Of a photograph C = 3, uint8, RGB, as the file shows it (EXIF orientation applied); no mean
     subtracted, no channel swapped. HHA as a second stream makes six channels, uint8; depth as a fourth channel (its
-    natural logarithm, of millimetres) makes them float32.
+    natural logarithm, of millimetres) makes them float32. Bands (`fullconv.data.bands`) are uint8 or float32.
     label: (H, W) integers, class indices, `LabelSpace.ignore_index` where void; for several tasks a dict of them.
     name: what identifies it in messages and file names, without folder or suffix.
     """
@@ -88,16 +88,23 @@ def tasks_of(dataset: Dataset) -> Mapping[str, LabelSpace]:
 
 
 def modalities_of(dataset: Dataset) -> tuple[str, ...]:
-    """What the channels of its images are: ``color``, ``depth``, ``hha``, one after the other; color unless it says
-    otherwise (``modalities``).
+    """What the channels of its images are: ``color``, ``depth``, ``hha``, ``band``, one after the other; color unless
+    it says otherwise (``modalities``).
     """
     modalities: tuple[str, ...] = getattr(dataset, "modalities", ("color",))
     return modalities
 
 
 def photograph(image: Image) -> NDArray[np.uint8]:
-    """What there is to look at of an image (H, W, C): its first three channels, as uint8."""
-    return np.ascontiguousarray(image[..., :3].astype(np.uint8))
+    """What there is to look at of an image (H, W, C): its first three channels as uint8, stretched where they hold more
+    than a photograph does.
+    """
+    front = image[..., :3]
+    if image.dtype != np.uint8 and not (front.min() >= 0 and front.max() <= 255):
+        from fullconv.data.bands import visible
+
+        return visible(front)
+    return np.ascontiguousarray(front.astype(np.uint8))
 
 
 def splits_of(name_or_path: str | Path) -> tuple[str, ...]:

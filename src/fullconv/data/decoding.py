@@ -66,6 +66,8 @@ def open_image(stream: BinaryIO, name: str, max_pixels: int, allowed: tuple[str,
         raise UsageError(f"{name}: {what}, and {kind} changes label values; save the mask as PNG")
     file = _DECODERS[kind](stream, name)
     check_size(file.height, file.width, name, max_pixels)
+    if kind == "TIFF" and file.tag_v2.get(277, 1) > len(file.getbands()):  # type: ignore[attr-defined]
+        raise UsageError(f"{name}: {file.tag_v2[277]} bands, {_OF_BANDS}")  # type: ignore[attr-defined]
     pages = getattr(file, "n_frames", 1)
     if pages > 1:
         several = f"a {kind} file of {pages} pages" if kind == "TIFF" else f"an animation of {pages} frames"
@@ -106,9 +108,15 @@ def one_line(name: str, kind: str = "image") -> Iterator[None]:
             raise UsageError(
                 f"{name}: the decoder refuses a picture of this size; convert it to PNG or make it smaller"
             ) from error
+        if "unknown pixel mode" in reason:
+            raise UsageError(f"{name}: more or other bands than a photograph has, {_OF_BANDS}") from error
         state = "cut short" if "truncated" in reason.lower() else "damaged"
         raise UsageError(f"{name}: the {kind} is {state} ({reason}); copy or download it again") from error
 
+
+_OF_BANDS = (
+    "and this is the place for a photograph; train on a folder of such images (pip install 'fullconv[geo]' reads them)"
+)
 
 _quiet_lock = threading.Lock()
 _quiet_depth = 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullconv.data import Sample
+from fullconv.data.bands import Bands, bands_of, read_bands, statistics
 from fullconv.data.classes import VOC_RULES, Rules, read_rules
 from fullconv.data.coding import Coding, find_coding
 from fullconv.data.images import read_image, read_label_values, shown
@@ -40,6 +41,17 @@ class Folder:
     pairs: tuple[Pair, ...]
     split_made: str | None = None
     coding: Coding = field(repr=False, kw_only=True)
+    bands: Bands | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the channels of the images are: colour, or so many bands."""
+        return ("color",) if self.bands is None else ("band",) * self.bands.channels
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each band over (some of) the images; only where there are bands."""
+        mean, deviation = statistics([image for _, image, _ in self.pairs])
+        return tuple(mean.tolist()), tuple(deviation.tolist())
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -47,9 +59,14 @@ class Folder:
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index`; `UsageError` when a file cannot be read, sizes differ or a value is no class."""
         name, image_path, mask_path = self.pairs[index]
-        image, stored = read_image(image_path), read_label_values(mask_path)
+        image = read_image(image_path) if self.bands is None else read_bands(image_path)
+        stored = read_label_values(mask_path)
         if image.shape[:2] != stored.shape[:2]:
             raise UsageError(size_line(image_path, image.shape[:2], mask_path, stored.shape[:2]))
+        if self.bands is not None and image.shape[2] != self.bands.channels:
+            raise UsageError(
+                f"{shown(image_path)}: {image.shape[2]} bands, and the others have {self.bands.count}; give all the same"
+            )
         return Sample(image, self.coding.encode(stored, mask_path), name)
 
 
@@ -66,7 +83,28 @@ def open_folder(root: Path, split: str) -> Folder:
     if not layout.voc:  # official label files; a stray value in them is found when it is read
         for _, _, mask in pairs:
             check_values(coding, mask)
-    return Folder(layout.root, split, coding.labels, pairs, made, coding=coding)
+    return Folder(layout.root, split, coding.labels, pairs, made, coding=coding, bands=shared_bands(layout, pairs))
+
+
+def shared_bands(layout: Layout, pairs: Sequence[Pair]) -> Bands | None:
+    """What all images of a folder hold, where they are no photographs; None where they are, or most of them.
+
+    Raises `UsageError` naming a file that differs from the first, among images of many bands.
+    """
+    first = bands_of(pairs[0][1]) if pairs else None
+    if first is None:
+        return None
+    for _, path, _ in pairs:
+        found = bands_of(path)
+        if found == first:
+            continue
+        if first.count == 1:  # gray of 16 bits among photographs is brought down to 8 bits and read as they are
+            return None
+        held = f"{found}" if found else "a photograph, or damaged"
+        raise UsageError(f"{shown(path)}: it is {held}, and {shown(pairs[0][1])} holds {first}; give all the same")
+    if first.kind.startswith("float") and first.count <= 3:
+        return None  # a picture of floats says not what is black and what is white
+    return first
 
 
 def split_pairs(layout: Layout, split: str) -> tuple[tuple[Pair, ...], str | None]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fullconv import weights
 from fullconv.data import Image, images, photograph
-from fullconv.errors import RunError, UsageError
+from fullconv.data.bands import read_bands
+from fullconv.errors import RunError, UsageError, shown
 from fullconv.labels import LabelSpace
 from fullconv.models import build
 from fullconv.models.input import to_input
@@ -76,9 +77,10 @@ class Predictor:
         with the natural logarithm of depth in millimetres.
         """
         channels = len(self.header.input.mean)
-        kinds = (np.uint8,) if channels == 3 else (np.uint8, np.float32)
+        photographs = channels == 3 and not self.header.input.bands
+        kinds = (np.uint8,) if photographs else (np.uint8, np.float32)
         if image.ndim != 3 or 0 in image.shape or image.shape[2] not in (3, channels) or image.dtype not in kinds:
-            wanted = "(H, W, 3) uint8 RGB, or a path" if channels == 3 else f"(H, W, {channels}) uint8 or float32"
+            wanted = "(H, W, 3) uint8 RGB, or a path" if photographs else f"(H, W, {channels}) uint8 or float32"
             raise UsageError(f"image of shape {image.shape} and type {image.dtype}: give {wanted}")
         if image.shape[2] != channels:
             what, name = ("depth", "nyudv2-color-d") if channels == 4 else ("HHA", "nyudv2-color-hha")
@@ -103,9 +105,18 @@ class Predictor:
         finally:
             self.net.train(training)
 
+    def read(self, path: str | Path) -> Image:
+        """The image in a file as this net takes it: a photograph, or bands as they are stored."""
+        if not self.header.input.bands:
+            return images.read_image(path)
+        found, channels = read_bands(path), len(self.header.input.mean)
+        if found.shape[2] != channels:
+            raise UsageError(f"{shown(path)}: {found.shape[2]} bands, and this net takes {channels}; give such images")
+        return found
+
     def __call__(self, image: Image | str | Path) -> Segmentation:
         """The segmentation of an image: the path of one, (H, W, 3) uint8 RGB, or what `outputs` takes."""
-        pixels = images.read_image(image) if isinstance(image, str | Path) else image
+        pixels = self.read(image) if isinstance(image, str | Path) else image
         found = {task: scores[0].numpy() for task, scores in self.outputs(pixels).items()}
         shown = photograph(pixels)
         second = self.header.geometric

@@ -9,9 +9,10 @@ from fullconv.config import InputConvention
 
 
 def to_input(images: Tensor, convention: InputConvention) -> Tensor:
-    """(N, H, W, C) uint8 to (N, C, H, W) float32 in the channel order, mean and scale of the weights.
+    """(N, H, W, C) uint8 or float32 to (N, C, H, W) float32 in the channel order, mean and scale of the weights.
 
-    The first three channels are RGB; those after them (depth, HHA) stay in their order.
+    The first three channels are RGB; those after them (depth, HHA, bands) stay in their order. Images of floats may
+    hold what is not finite (nothing was seen there): the net sees the mean.
 
     >>> red = torch.tensor([[[[255, 0, 0]]]], dtype=torch.uint8)
     >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).flatten()
@@ -22,4 +23,5 @@ def to_input(images: Tensor, convention: InputConvention) -> Tensor:
         channels = torch.cat([channels[:, :3].flip(1), channels[:, 3:]], 1)
     mean = torch.tensor(convention.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(convention.std, device=images.device).view(1, -1, 1, 1)
-    return (channels.float() - mean) / std
+    x = (channels.float() - mean) / std
+    return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) if images.is_floating_point() else x

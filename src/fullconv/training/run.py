@@ -147,7 +147,7 @@ def suited(data: str, dataset: Dataset, model: ModelConfig) -> ModelConfig:
     channels = sum(CHANNELS[modality] for modality in modalities)
     two_streams = modalities == ("color", "hha") and model.channels != channels
     if model.channels not in (3, channels) or (model.late_fusion != "none" and not two_streams):
-        has = f"{channels} channels ({' and '.join(modalities)})"
+        has = f"{channels} channels ({' and '.join(dict.fromkeys(modalities))})"
         raise UsageError(f"{data}: its images have {has}; leave out --channels and --late-fusion")
     return replace(
         model,
@@ -163,6 +163,8 @@ def input_of(dataset: Dataset, convention: InputConvention) -> InputConvention:
     and is never reversed, and is scaled as colour is, since the same weights read it.
     """
     modalities = modalities_of(dataset)
+    if "band" in modalities:
+        return _input_of_bands(dataset, convention)
     if len(convention.mean) == sum(CHANNELS[modality] for modality in modalities) and "color" in modalities:
         return convention
     hha = CONVENTIONS["nyud-hha"].mean
@@ -172,6 +174,23 @@ def input_of(dataset: Dataset, convention: InputConvention) -> InputConvention:
     if "hha" in modalities:
         return InputConvention(convention.order, mean + hha, std + std)
     return InputConvention(convention.order, mean + CONVENTIONS["nyud-color-d"].mean[3:], (*std, 1.0))
+
+
+def _input_of_bands(dataset: Dataset, convention: InputConvention) -> InputConvention:
+    """The convention of bands, from the data: each gets the mean and the deviation that photographs have for the
+    weights, so that pretrained filters see what they are used to.
+    """
+    if convention.bands and len(convention.mean) == len(modalities_of(dataset)):
+        return convention  # of a net that was trained on such bands
+    if not hasattr(dataset, "statistics"):
+        raise UsageError("bands: this data set does not say their statistics; give it a method statistics()")
+    mean, deviation = dataset.statistics()
+    natural = CONVENTIONS["torchvision"].std  # the deviation of photographs, in units of 0 to 255
+    scale = [convention.std[min(n, 2)] / natural[min(n, 2)] for n in range(len(mean))]
+    if convention.order == "bgr":  # mean and std are in the net's order
+        mean, deviation = mean[2::-1] + mean[3:], deviation[2::-1] + deviation[3:]
+    std = tuple(d * s for d, s in zip(deviation, scale, strict=True))
+    return InputConvention(convention.order, mean, std, bands=True)
 
 
 def _refuse_a_leak(data: str, dataset: Dataset, validation: Dataset | None) -> None:
