@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullconv.cli.options import DATA
+from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint: RUN/model.safetensors")
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--split", metavar="NAME", help="train, val, test ... (default: val, or the data set's own)")
+    add_reading(parser)
     parser.add_argument(
         "--trimap",
         metavar="N,N",
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = load(args.model, args.precision)
     split = args.split or default_splits(args.data)[1] or "val"
     widths = widths_of(args.trimap)
-    dataset = open_dataset(args.data, split)
+    dataset = open_dataset(args.data, split, reading_of(args))
     with Bar(console, f"evaluating {split}", len(dataset)) as bar:
         found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done))
     near: Mapping[int, Scores] = {}

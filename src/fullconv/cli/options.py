@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fullconv.config import ModelConfig, Size, TrainConfig, field_type, from_mapping
-from fullconv.errors import UsageError, suggestion
+from fullconv.errors import UsageError, shown, suggestion
 from fullconv.plainyaml import load_plain
+
+if TYPE_CHECKING:
+    from fullconv.data.classes import Reading
 
 MODEL_FLAGS = tuple(spec.name for spec in fields(ModelConfig) if spec.name != "num_classes")
 TRAIN_FLAGS = tuple(spec.name for spec in fields(TrainConfig))
@@ -22,6 +25,36 @@ NOTES = ("about", "expect")
 
 DATA = "a folder of images and masks, NAME:DIR of a published set (fullconv data list), or digits"
 """What DATA is, for the help of every verb that takes it."""
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how the masks of a folder are to be read."""
+    group = parser.add_argument_group("the masks of a folder, beside what its classes.yaml says")
+    group.add_argument(
+        "--map", action="append", default=[], metavar="V=K", help="mask value V is class K; --map 255=1 for 0/255 masks"
+    )
+    group.add_argument(
+        "--colors", metavar="voc|auto", help="masks of colours: PASCAL VOC's, or a class for each colour that occurs"
+    )
+    group.add_argument(
+        "--skip-unpaired", action="store_true", help="leave out images without a mask and masks without an image"
+    )
+
+
+def reading_of(args: argparse.Namespace) -> Reading | None:
+    """What those flags say; None where none was given."""
+    from fullconv.data.classes import Reading
+
+    mapping: dict[int, int] = {}
+    for pair in ",".join(args.map).split(",") if args.map else []:
+        value, equals, index = pair.partition("=")
+        if not (equals and value.strip().isdecimal() and index.strip().isdecimal()):
+            raise UsageError(f"--map is '{shown(pair)}'; give VALUE=CLASS, such as 255=1")
+        mapping[int(value)] = int(index)
+    if args.colors not in (None, "voc", "auto"):
+        raise UsageError(f"--colors is '{shown(args.colors)}'; give voc or auto")
+    reading = Reading(mapping, args.colors or "", args.skip_unpaired)
+    return None if reading == Reading() else reading
 
 
 def add_settings(parser: argparse.ArgumentParser, cls: type, title: str, without: tuple[str, ...] = ()) -> None:

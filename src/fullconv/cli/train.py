@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullconv.cli.options import DATA, add_settings, layered, recipe_names
+from fullconv.cli.options import DATA, add_reading, add_settings, layered, reading_of, recipe_names
 from fullconv.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what input plain weights want: caffe, torchvision, rgb128, or ORDER:MEANS/STD "
         "(files of fullconv say it themselves)",
     )  # fmt: skip
+    add_reading(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN from its last saved step")
     parser.add_argument("--json", action="store_true", help="print the records as JSON lines on standard output")
     add_settings(parser, ModelConfig, "the net", without=("num_classes",))
@@ -86,10 +87,11 @@ def prepare(args: argparse.Namespace) -> Run:
         )
     else:
         convention = CONVENTIONS["torchvision"]
-    dataset = open_dataset(args.data, args.split or default_splits(args.data)[0])
+    reading = reading_of(args)
+    dataset = open_dataset(args.data, args.split or default_splits(args.data)[0], reading)
     beside = args.val or args.data
     split = args.val_split or default_splits(beside)[1]
-    validation = open_dataset(beside, split) if split else None
+    validation = open_dataset(beside, split, reading) if split else None
     command = shlex.join(["fullconv", *sys.argv[1:]])
     return prepare_run(
         args.out, args.data, dataset, validation, model, config, convention, args.weights, args.resume, command

@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from fullconv.data.classes import Reading
 
 SPLITS = ("train", "val", "test")
 
@@ -133,10 +137,10 @@ def default_splits(name_or_path: str | Path) -> tuple[str, str | None]:
     return "train", "val" if "val" in splits_of(name_or_path) else None
 
 
-def open_dataset(name_or_path: str | Path, split: str) -> Dataset:
+def open_dataset(name_or_path: str | Path, split: str, reading: Reading | None = None) -> Dataset:
     """Open one split of a data set: ``digits``; the name of an official one with its folder, ``voc2012:DIR`` (all
     names: `fullconv.data.official.ABOUT`); or a folder of images and masks in one of the layouts of
-    `fullconv.data.folder`.
+    `fullconv.data.folder`. reading: what is said about the masks of a folder beside its ``classes.yaml``.
 
     Raises `UsageError` when there is no such split, or when the folder, its images or its masks are not there.
 
@@ -144,15 +148,17 @@ def open_dataset(name_or_path: str | Path, split: str) -> Dataset:
     >>> scenes[0].image.shape[2], len(scenes.labels)
     (3, 11)
     """
+    from fullconv.data.official import named
+
+    official = None if str(name_or_path) == "digits" else named(name_or_path)
+    if reading is not None and (official or str(name_or_path) == "digits"):
+        raise UsageError(f"{name_or_path}: --map, --colors and --skip-unpaired are for folders; leave them out")
     if str(name_or_path) == "digits":
         from fullconv.data.digits import Digits
 
         return Digits(split)
-    from fullconv.data.official import named
-
-    official = named(name_or_path)
     if official:
         return official.open(split)
     from fullconv.data.folder import open_folder
 
-    return open_folder(Path(name_or_path), split)
+    return open_folder(Path(name_or_path), split, reading)

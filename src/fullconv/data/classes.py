@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ KEYS = ("names", "classes", "palette", "void", "map")
 class Rules:
     """The content of ``classes.yaml``, checked; `Rules()` is what holds without one.
 
-    names, palette: None where not given. voc: the palette is PASCAL VOC's, of whatever length is needed.
+    names, palette: None where not given. voc: the palette is PASCAL VOC's, of whatever length is needed. found: each
+    colour in the training masks is a class.
     void_values, void_colours: what is mapped to void. mapping: mask value -> class index.
     """
 
@@ -41,6 +42,28 @@ class Rules:
     void_values: frozenset[int] = frozenset()
     void_colours: frozenset[Colour] = frozenset()
     mapping: Mapping[int, int] = field(default_factory=dict)
+    found: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is said about a folder on the command line, in place of a file or beside it.
+
+    mapping: mask value -> class index, before what ``classes.yaml`` says. colors: "" for what the file says, ``voc``
+    for PASCAL VOC's, ``auto`` for a class for each colour in the training masks. skip_unpaired: leave out images
+    without a mask and masks without an image.
+    """
+
+    mapping: Mapping[int, int] = field(default_factory=dict)
+    colors: str = ""
+    skip_unpaired: bool = False
+
+    def over(self, rules: Rules) -> Rules:
+        """The rules of the file with these over them."""
+        chosen = replace(rules, mapping={**rules.mapping, **self.mapping})
+        if self.colors:
+            chosen = replace(chosen, palette=None, voc=self.colors == "voc", found=self.colors == "auto")
+        return chosen
 
 
 VOC_RULES = Rules(VOC.names, VOC.palette, void_colours=frozenset({VOC.void_colour}))

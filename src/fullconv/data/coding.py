@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fullconv.labels import Colour, LabelSpace, voc_colour
 from fullconv.labels.published import VOC
 
 VOID = 255
+MOST_FOUND = 64
 _STRAY = -1
 _TABLE = 65536  # one entry more stands for whatever does not fit 16 bits
 _VOC_COLOURS = {int(packed(np.array(colour))): i for i, colour in enumerate((*VOC.palette, VOC.void_colour))}
@@ -121,6 +122,8 @@ def find_coding(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> Coding:
     the masks are colour pictures without known colours, look like 0/255 binary masks, or hold a single class.
     """
     palette = rules.palette if rules.palette is not None or not rules.voc else _voc_palette(rules, masks)
+    if rules.found:
+        rules, palette = _found_colours(root, rules, masks)
     as_colours = [facts.colour and not (palette is None and facts.gray) for facts in masks]
     pictures = [facts for facts, colour in zip(masks, as_colours, strict=True) if colour]
     if pictures and palette is None:
@@ -132,7 +135,7 @@ def find_coding(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> Coding:
     if values <= {0, VOID} and VOID in values and 0 in values and VOID not in rules.mapping:
         raise UsageError(
             f"{shown(root)}: the masks hold only 0 and 255, which looks like a 0/255 binary mask, and 255 means void; "
-            f"add {FILE_NAME} with `map: {{255: 1}}`"
+            f"say --map 255=1, or add {FILE_NAME} with `map: {{255: 1}}`"
         )
     count = len(rules.names or palette or ()) or _count_classes(root, rules, values)
     void = VOID if count <= VOID else 65535
@@ -206,8 +209,29 @@ def _colour_advice(root: Path, pictures: Sequence[MaskFacts], masks: int) -> str
     found = set().union(*(facts.counts for facts in pictures))
     start = f"{shown(root)}: {len(pictures)} of {masks} masks are colour pictures"
     if found <= _VOC_COLOURS.keys():
-        return f"{start} in PASCAL VOC's colours; add {FILE_NAME} with the line `palette: voc`"
+        return f"{start} in PASCAL VOC's colours; say --colors voc, or add {FILE_NAME} with the line `palette: voc`"
     if any(len(facts.counts) > 1000 for facts in pictures):
         return f"{start} of thousands of colours, like photographs; give masks of class indices (PNG)"
     some = ", ".join(str(unpacked(key)) for key in sorted(found)[:5]) + (", ..." if len(found) > 5 else "")
-    return f"{start} ({some}); add {FILE_NAME} with `classes: [{{name: ..., color: [r, g, b]}}, ...]`"
+    by_hand = f"add {FILE_NAME} with `classes: [{{name: ..., color: [r, g, b]}}, ...]`"
+    return f"{start} ({some}); say --colors auto to make each a class, or {by_hand}"
+
+
+def _found_colours(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> tuple[Rules, tuple[Colour, ...]]:
+    """A class for each colour of the training masks, black first as the background and the others by their number;
+    PASCAL VOC's colour of void is void. They are called by their colours, where no names are given.
+    """
+    found = set().union(*(facts.counts for facts in masks if facts.colour)) - {int(packed(np.array(VOC.void_colour)))}
+    if not 2 <= len(found) <= MOST_FOUND:
+        raise UsageError(
+            f"{shown(root)}: the masks hold {len(found)} colours; --colors auto makes a class of each, for 2 to "
+            f"{MOST_FOUND} of them; give masks of class indices, or the colours in {FILE_NAME}"
+        )
+    palette = tuple(unpacked(key) for key in sorted(found))
+    names = rules.names or tuple("background" if not any(colour) else "#{:02x}{:02x}{:02x}".format(*colour)
+                                 for colour in palette)  # fmt: skip
+    if len(names) != len(palette):
+        raise UsageError(
+            f"{shown(root / FILE_NAME)}: {len(names)} names, and the masks hold {len(palette)} colours; give as many"
+        )
+    return replace(rules, names=names, palette=palette, void_colours=rules.void_colours | {VOC.void_colour}), palette

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fullconv.data import Sample
 from fullconv.data.bands import Bands, bands_of, read_bands, statistics
-from fullconv.data.classes import VOC_RULES, Rules, read_rules
+from fullconv.data.classes import VOC_RULES, Reading, Rules, read_rules
 from fullconv.data.coding import Coding, find_coding
 from fullconv.data.images import read_image, read_label_values, shown
 from fullconv.data.layouts import Layout, Pair, Source, find_layout, scan
@@ -65,21 +65,22 @@ class Folder:
             raise UsageError(size_line(image_path, image.shape[:2], mask_path, stored.shape[:2]))
         if self.bands is not None and image.shape[2] != self.bands.channels:
             raise UsageError(
-                f"{shown(image_path)}: {image.shape[2]} bands, and the others have {self.bands.count}; give all the same"
+                f"{shown(image_path)}: {image.shape[2]} bands, the others have {self.bands.count}; give all the same"
             )
         return Sample(image, self.coding.encode(stored, mask_path), name)
 
 
-def open_folder(root: Path, split: str) -> Folder:
-    """Open one split of a folder in one of the layouts of `fullconv.data.layouts`.
+def open_folder(root: Path, split: str, reading: Reading | None = None) -> Folder:
+    """Open one split of a folder in one of the layouts of `fullconv.data.layouts`; `reading` is what was said about it
+    beside its ``classes.yaml``.
 
     The label space comes from ``classes.yaml``, or from all the masks of the training split, and every mask of the
     split is checked against it before the first sample is read. A folder without splits gets one from `make_split`.
     Raises `UsageError` for whatever cannot be used, naming the file or folder.
     """
     layout = find_layout(root)
-    pairs, made = split_pairs(layout, split)
-    coding = coding_of(layout)
+    pairs, made = split_pairs(layout, split, reading)
+    coding = coding_of(layout, reading=reading)
     if not layout.voc:  # official label files; a stray value in them is found when it is read
         for _, _, mask in pairs:
             check_values(coding, mask)
@@ -107,11 +108,12 @@ def shared_bands(layout: Layout, pairs: Sequence[Pair]) -> Bands | None:
     return first
 
 
-def split_pairs(layout: Layout, split: str) -> tuple[tuple[Pair, ...], str | None]:
+def split_pairs(layout: Layout, split: str, reading: Reading | None = None) -> tuple[tuple[Pair, ...], str | None]:
     """The pairs of one split and the sentence on how it was made; `UsageError` when a file is missing or too many."""
     found = scan(source_of(layout, split))
     for problem in found.problems:
-        if problem.severity == "error":
+        unpaired = problem.kind in ("no-mask", "no-image") and bool(found.pairs)
+        if problem.severity == "error" and not (unpaired and reading is not None and reading.skip_unpaired):
             raise UsageError(problem.line())
     return choose(layout, split, found.pairs)
 
@@ -136,12 +138,14 @@ def choose(layout: Layout, split: str, pairs: tuple[Pair, ...]) -> tuple[tuple[P
     return tuple(pair for pair in pairs if pair[0] in chosen), made
 
 
-def coding_of(layout: Layout, facts: Sequence[MaskFacts] | None = None) -> Coding:
+def coding_of(layout: Layout, facts: Sequence[MaskFacts] | None = None, reading: Reading | None = None) -> Coding:
     """The coding that all splits of a folder share: from its rules and its training masks, counted here unless given.
 
     Raises `UsageError` when ``classes.yaml`` or the masks as a whole cannot be used.
     """
     rules = read_rules(layout.root)
+    if reading is not None and not layout.voc:
+        rules = reading.over(rules or Rules())
     if layout.voc:
         return find_coding(layout.root, rules or VOC_RULES, [])
     if facts is None:

@@ -167,13 +167,13 @@ def _scan_folders(source: Source) -> Scan:
             used.add(match)
             pairs.append((image.stem, image, masks[match][0]))
     if lonely:
-        what = (
-            f"{here}: {_number(len(lonely), 'image')} without a mask in {there}; add the masks or take the images out"
-        )
+        alone = f"{here}: {_number(len(lonely), 'image')} without a mask in {there}"
+        what = f"{alone}; add the masks, take the images out, or say --skip-unpaired"
         problems.append(Problem.of("no-mask", "error", what, lonely))
     idle = [shown(paths[0].name) for stem, paths in masks.items() if stem not in used]
     if idle:
-        what = f"{there}: {_number(len(idle), 'mask')} without an image in {here}; add the images or take the masks out"
+        alone = f"{there}: {_number(len(idle), 'mask')} without an image in {here}"
+        what = f"{alone}; add the images, take the masks out, or say --skip-unpaired"
         problems.append(Problem.of("no-image", "error", what, idle))
     return Scan(tuple(pairs), tuple(problems))
 
