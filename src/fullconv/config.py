@@ -238,7 +238,11 @@ class TrainConfig:
 
     steps: int | None = option(None, "number of update steps; from --epochs if not given", least=1)
     epochs: float | None = option(None, "passes over the training split (default: 30 unless --steps is given)", least=0)
-    batch_size: int = option(4, "images a step", least=1)
+    batch_size: int = option(4, "images at a time", least=1)
+    accumulate: int = option(
+        1, "batches whose gradients make one step (the paper: 20 images, one at a time, at their own sizes)", least=1
+    )
+    optimizer: str = option("sgd", "the paper's gradient descent with momentum, or AdamW (ours)", ("sgd", "adamw"))
     loss: str = option(
         "mean",
         "per-pixel cross entropy: its sum (the released nets) or its mean over the valid pixels",
@@ -247,6 +251,7 @@ class TrainConfig:
     lr: float = option(0.004, "learning rate of the weights; biases take twice as much", least=0)
     momentum: float = option(0.9, "SGD momentum", least=0)
     weight_decay: float = option(5e-4, "weight decay of the weights; biases have none", least=0)
+    bias_rate: float = option(2.0, "learning rate of biases over that of weights", least=0)
     schedule: str = option(
         "poly", "learning rate over the run: constant, or falling to 0 by the power 0.9", ("constant", "poly")
     )
@@ -258,6 +263,25 @@ class TrainConfig:
     scale: float | None = option(None, "random scale: a factor from 1/SCALE to SCALE before the crop", least=1)
     flip: bool = option(False, "mirror left to right at random")
     jitter: int = option(0, "random shift by up to so many pixels each way (the paper tried 32)", least=0)
+    color: float = option(
+        0.0, "strength 0 to 1 of random brightness, contrast, saturation and hue changes; 0 = none", least=0
+    )
+    keep: float = option(
+        1.0,
+        "probability that a cell of the finest scores counts in the loss; batches grow by its inverse (section 3.4)",
+        least=0.01,
+    )
+    shift: bool = option(
+        False, "random shift of the image within the stride, which with --keep makes every patch possible (section 3.4)"
+    )
+    class_weights: str = option(
+        "none", "weights of the classes in the loss: none, inverse or median (frequencies), or numbers such as 1,2,0.5"
+    )
+    balance: bool = option(False, "draw images with rare classes more often (with replacement)")
+    hard: float = option(
+        1.0, "share of the hardest pixels that count in the loss (online hard example mining; ours)", least=0.001
+    )
+    ema: float = option(0.0, "decay of a moving average of the weights, which is evaluated and kept (ours)", least=0)
     learn: str = option(
         "all",
         "which layers learn: all, or the scores (and learned upsampling) alone: the paper's FCN-32s-fixed",
@@ -282,4 +306,14 @@ class TrainConfig:
         """The number of steps of the whole run on a training split of so many images."""
         if self.steps is not None:
             return self.steps
-        return max(1, math.ceil((30 if self.epochs is None else self.epochs) * images / self.batch_size))
+        return max(1, math.ceil((30 if self.epochs is None else self.epochs) * images / self.images_per_step))
+
+    @property
+    def drawn(self) -> int:
+        """Images at a time: more, where only a part of their cells counts."""
+        return math.ceil(self.batch_size / min(self.keep, 1.0))
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that make one step."""
+        return self.drawn * self.accumulate

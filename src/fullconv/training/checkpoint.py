@@ -21,20 +21,21 @@ from fullconv.weights import pack, unpack
 KEPT = 2
 
 
-def _momenta(state: State) -> dict[str, Tensor]:
-    """The momentum of every parameter that has one, by the parameter's name."""
-    buffers = {
-        name: state.optimizer.state[p].get("momentum_buffer")
+def _memory(state: State) -> dict[str, Tensor]:
+    """What the optimizer remembers of every parameter (momentum; AdamW's moments and count), by kind and name."""
+    return {
+        f"{kind}.{name}": kept
         for name, p in state.net.named_parameters()
-        if p in state.optimizer.state
+        for kind, kept in state.optimizer.state.get(p, {}).items()
+        if isinstance(kept, Tensor)
     }
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
 def save_state(folder: Path, state: State, facts: dict[str, Any]) -> Path:
     """Write the state, with `facts` (the settings of the run) in its header; returns the file."""
     tensors = {f"net.{name}": tensor for name, tensor in state.net.state_dict().items()}
-    tensors.update({f"momentum.{name}": tensor for name, tensor in _momenta(state).items()})
+    tensors.update({f"optimizer.{name}": tensor for name, tensor in _memory(state).items()})
+    tensors.update({f"average.{name}": tensor for name, tensor in (state.average or {}).items()})
     path = folder / f"step-{state.step:09d}.safetensors"
     write_atomically(path, pack(tensors, {"step": state.step, **facts}))
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
@@ -62,9 +63,14 @@ def newest_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
 def restore(state: State, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Put a saved state into a fresh one, bit for bit."""
     state.net.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
-    for name, parameter in state.net.named_parameters():
-        buffer = tensors.get(f"momentum.{name}")
-        if buffer is not None:
-            # The fused update walks weight and momentum in one order of memory: the layout must be the weight's own.
-            state.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    parameters = dict(state.net.named_parameters())
+    for key, kept in tensors.items():
+        if key.startswith("optimizer."):
+            kind, _, name = key.removeprefix("optimizer.").partition(".")
+            parameter = parameters[name]
+            # The fused update walks weight and memory in one order of memory: the layout must be the weight's own.
+            like = torch.empty_like(parameter) if kept.shape == parameter.shape else torch.empty_like(kept)
+            state.optimizer.state[parameter][kind] = like.copy_(kept)
+    if state.average is not None:
+        state.average = {name: tensors[f"average.{name}"].clone() for name in state.average}
     state.step = int(header["step"])

@@ -10,9 +10,9 @@ from fullconv.config import TrainConfig
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
-def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Three groups: weights; biases, at twice the rate and without decay, as in the released solvers; scales of
-    norms, without decay.
+def parameter_groups(net: nn.Module, weight_decay: float, bias_rate: float = 2.0) -> list[dict[str, object]]:
+    """Three groups: weights; biases, at twice the rate (`bias_rate`) and without decay, as in the released solvers;
+    scales of norms, without decay.
 
     Each group carries its factor on the learning rate as ``rate``.
     """
@@ -26,17 +26,18 @@ def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, obje
             (biases if name == "bias" else scales if isinstance(layer, NORMS) else weights).append(parameter)
     groups: list[dict[str, object]] = [
         {"params": weights, "rate": 1.0, "weight_decay": weight_decay},
-        {"params": biases, "rate": 2.0, "weight_decay": 0.0},
+        {"params": biases, "rate": bias_rate, "weight_decay": 0.0},
         {"params": scales, "rate": 1.0, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD over the net's parameter groups; the rate of each step is set by `set_rate`."""
-    return torch.optim.SGD(
-        parameter_groups(net, config.weight_decay), lr=config.lr, momentum=config.momentum, fused=True
-    )
+def build_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW, over the net's parameter groups; the rate of each step is set by `set_rate`."""
+    groups = parameter_groups(net, config.weight_decay, config.bias_rate)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

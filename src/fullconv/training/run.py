@@ -24,7 +24,7 @@ from fullconv.evaluation import evaluate
 from fullconv.inference import Predictor
 from fullconv.metrics import Scores
 from fullconv.models import build
-from fullconv.training import Record, State, chosen_precision, fit
+from fullconv.training import Record, State, chosen_precision, fit, kept
 from fullconv.training.checkpoint import newest_state, restore, save_state
 from fullconv.weights import Header
 from fullconv.weights.transplant import Transplant, transplant
@@ -264,9 +264,8 @@ def save_best(run: Run, record: Record) -> None:
     """Write `model.safetensors` as the net is now, with the scores it reached in its provenance."""
     reached = record.scores.to_dict(run.header.labels.names) if record.scores is not None else None
     provenance = {**run.header.provenance, "step": record.step, "val": reached}
-    weights.save(
-        run.folder / "model.safetensors", run.state.net.state_dict(), replace(run.header, provenance=provenance)
-    )
+    with kept(run.state) as net:
+        weights.save(run.folder / "model.safetensors", net.state_dict(), replace(run.header, provenance=provenance))
 
 
 def as_json(record: Record, names: tuple[str, ...]) -> dict[str, Any]:

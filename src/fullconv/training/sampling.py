@@ -1,0 +1,131 @@
+"""Which pixels, images and classes count how much: loss sampling (section 3.4 of the paper) and class balancing (4.3).
+
+Everything drawn here is a function of (seed, step, slot), as everywhere in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fullconv.data import SEMANTIC, Dataset, Sample
+from fullconv.data.transforms import Fill, Transform, window
+from fullconv.errors import UsageError
+from fullconv.labels import LabelSpace
+
+_KEEP = 3  # beside the streams of random numbers of `fullconv.data.stream`
+
+COUNTED = 500
+"""The number of samples whose labels are counted for weights and balance, at most; spread evenly over the split."""
+
+
+def sampled(label: Tensor, cell: int, keep: float, seed: int, batch: int, ignore_index: int = 255) -> Tensor:
+    """A label (N, H, W) of which each cell of `cell` by `cell` pixels is kept with probability `keep`, else void.
+
+    The loss of a net of stride `cell` is then over a random part of its final cells, each of which stands for one patch
+    of patchwise training. `batch` is the number of the batch in the run.
+
+    >>> label = torch.zeros(1, 4, 6, dtype=torch.long)
+    >>> sampled(label, 2, 0.5, seed=0, batch=0)[0].tolist()[::2]
+    [[255, 255, 255, 255, 0, 0], [0, 0, 0, 0, 255, 255]]
+    """
+    number, height, width = label.shape
+    rng = np.random.default_rng([seed, _KEEP, batch])
+    kept = rng.random((number, -(-height // cell), -(-width // cell))) < keep
+    pixels = torch.from_numpy(kept).repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, :height, :width]
+    return torch.where(pixels.to(label.device), label, ignore_index)
+
+
+def random_shift(stride: int, fill: Fill) -> Transform:
+    """A shift down and right by 0 to stride - 1 pixels; what comes in is the mean colour, void. The cells of the net
+    then look at every place of the image, over the epochs (section 3.4, footnote).
+    """
+
+    def transform(sample: Sample, rng: np.random.Generator) -> Sample:
+        down, right = (int(n) for n in rng.integers(0, stride, 2))
+        return window(sample, -down, -right, (sample.image.shape[0], sample.image.shape[1]), fill)
+
+    return transform
+
+
+def class_weights(text: str, counts: NDArray[np.int64] | None, labels: LabelSpace) -> Tensor | None:
+    """The weight of each class in the loss, (K,) float32; None for ``none``.
+
+    ``inverse``: 1 over the class's share of the pixels, scaled so that the mean over all pixels is 1. ``median``: the
+    median share over the class's share (Eigen and Fergus 2015). A class that does not occur gets 1. Or K numbers.
+    """
+    if text == "none":
+        return None
+    counts = np.ones(len(labels), np.int64) if counts is None else counts
+    shares = counts / max(1, counts.sum())
+    present = shares > 0
+    weights = np.ones(len(counts))
+    if text == "inverse":
+        weights[present] = 1 / (present.sum() * shares[present])
+    elif text == "median":
+        weights[present] = np.median(shares[present]) / shares[present]
+    else:
+        try:
+            weights = np.array([float(part) for part in text.split(",")])
+        except ValueError:
+            raise UsageError(f"class_weights '{text}': give none, inverse, median, or {len(labels)} numbers") from None
+        if len(weights) != len(labels) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.max() > 0:
+            raise UsageError(f"class_weights '{text}': give {len(labels)} numbers, one for each class, none below 0")
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def pixel_counts(dataset: Dataset) -> NDArray[np.int64]:
+    """The pixels of each class in each of (at most `COUNTED`) samples of a data set: (samples, K)."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), COUNTED)).round().astype(int))
+    return np.stack([_counts(dataset[int(index)].tasks[SEMANTIC], dataset.labels) for index in chosen])
+
+
+def _counts(label: NDArray[np.integer], labels: LabelSpace) -> NDArray[np.int64]:
+    valid = label[label != labels.ignore_index]
+    return np.bincount(valid.ravel(), minlength=len(labels))[: len(labels)].astype(np.int64)
+
+
+class Balanced:
+    """A data set in another order of chance: sample i of it is drawn so that images with rare classes come more often.
+
+    The probability of an image is the mean over its classes of 1 over the number of images that hold the class: every
+    class is then met about as often. It is for drawing with replacement; the length is that of the data set.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.labels = dataset, dataset.labels
+        holds = np.stack([_counts(dataset[i].tasks[SEMANTIC], dataset.labels) > 0 for i in range(len(dataset))])
+        rarity = holds / np.maximum(holds.sum(0), 1)
+        chance = rarity.sum(1) / np.maximum(holds.sum(1), 1)
+        chance = chance / chance.sum() if chance.sum() > 0 else np.full(len(chance), 1 / len(chance))
+        edges = np.cumsum(chance)
+        # Evenly spaced places on the line of chances: as many turns for each as its chance says, to within one.
+        places = (np.arange(len(chance)) + np.random.default_rng([seed, _KEEP]).random()) / len(chance)
+        self.order = np.searchsorted(edges, np.minimum(places, edges[-1]), side="left")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # asked for while it is unpickled in a worker
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.order[index])]
+
+
+def together(transforms: Sequence[Transform]) -> Transform:
+    """Transforms one after the other, as one."""
+
+    def transform(sample: Sample, rng: np.random.Generator) -> Sample:
+        for change in transforms:
+            sample = change(sample, rng)
+        return sample
+
+    return transform
