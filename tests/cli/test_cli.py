@@ -11,8 +11,6 @@ from PIL import Image
 
 import fullconv
 from fullconv.cli import build_parser, main
-from fullconv.cli.options import read_recipe, recipe_names
-from fullconv.config import ModelConfig, TrainConfig, from_mapping
 from fullconv.data import open_dataset
 from fullconv.evaluation import evaluate
 
@@ -233,13 +231,3 @@ def test_every_verb_helps_with_an_example(capsys):
         code, out, _ = call(capsys, verb, "--help")
         assert code == 0
         assert f"example: fullconv {verb}" in out
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_valid_and_says_what_to_expect(name):
-    found = read_recipe(name)
-    model = {k: v for k, v in found.items() if k in ModelConfig.__dataclass_fields__}
-    train = {k: v for k, v in found.items() if k in TrainConfig.__dataclass_fields__}
-    assert found
-    from_mapping(ModelConfig, model, name)
-    from_mapping(TrainConfig, train, name)

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 MODEL_FLAGS = tuple(spec.name for spec in fields(ModelConfig) if spec.name != "num_classes")
 TRAIN_FLAGS = tuple(spec.name for spec in fields(TrainConfig))
-NOTES = ("about", "expect")
-"""Keys of a recipe that are for its reader: what it is, and the number to reach with its source."""
+NOTES = ("about", "expect", "command")
+"""Keys of a recipe that are for its reader: what it is, the number to reach with its source, and the command."""
+
+STAGES = "stages"
+"""The key of a recipe that trains several nets, each from the one before: a list of what is different in each."""
 
 DATA = "a folder of images and masks, NAME:DIR of a published set (fullconv data list), or digits"
 """What DATA is, for the help of every verb that takes it."""
@@ -103,20 +106,39 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise UsageError(
             f"recipe '{name}': there is no such recipe; {suggestion(name, recipe_names())}, or a .yaml file"
         )
-    found = load_plain(content, name, [*MODEL_FLAGS, *TRAIN_FLAGS, "input", *NOTES])
+    found = load_plain(content, name, [*MODEL_FLAGS, *TRAIN_FLAGS, "input", STAGES, *NOTES])
     return {key: value for key, value in found.items() if key not in NOTES}
 
 
+def stages_of(recipe: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The recipes of the nets that a recipe trains, one after the other; the recipe itself where it has no stages."""
+    stages = recipe.get(STAGES)
+    if stages is None:
+        return [dict(recipe)]
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+        raise UsageError(f"recipe {where}: stages is no list of settings; give such as `- {{stride: 32, lr: 1.0e-10}}`")
+    known = [*MODEL_FLAGS, *TRAIN_FLAGS]
+    shared = {key: value for key, value in recipe.items() if key != STAGES}
+    for stage in stages:
+        for key in stage:
+            if key not in known:
+                raise UsageError(f"recipe {where}: stages: there is no setting '{key}'; {suggestion(str(key), known)}")
+        if "stride" not in stage:
+            raise UsageError(f"recipe {where}: stages: each needs its stride; add it")
+    return [{**shared, **stage} for stage in stages]
+
+
 def layered(
-    header: Mapping[str, Any], recipe_name: str | None, args: argparse.Namespace
+    header: Mapping[str, Any], recipe: Mapping[str, Any], args: argparse.Namespace
 ) -> tuple[ModelConfig, TrainConfig, str | None]:
     """The settings of a run, and the input convention's name if one was given.
 
-    header: the model settings of the starting weights, which hold unless they are overridden.
+    header: the model settings of the starting weights, which hold unless they are overridden. recipe: the settings of
+    the recipe, or of one of its stages.
     """
-    recipe = read_recipe(recipe_name) if recipe_name else {}
-    given = vars(args)
-    where = f"recipe {recipe_name}" if recipe_name else "recipe"
+    recipe, given = dict(recipe), vars(args)
+    where = f"recipe {args.recipe}" if args.recipe else "recipe"
+    _refuse_another_decay(recipe, given)
 
     def layer(cls: type, names: tuple[str, ...], base: Mapping[str, Any]) -> Any:
         # Each layer is checked by itself, so that an error names the place where the value stands.
@@ -133,3 +155,14 @@ def layered(
         recipe.pop("steps", None)  # the length of the run given one way replaces the other
     model = layer(ModelConfig, MODEL_FLAGS, {name: header[name] for name in MODEL_FLAGS if name in header})
     return model, layer(TrainConfig, TRAIN_FLAGS, {}), given.get("input") or recipe.get("input")
+
+
+def _refuse_another_decay(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """A weight decay acts on the gradient: on that of a sum it is next to nothing, on that of a mean it is felt."""
+    was, now = recipe.get("loss"), given.get("loss")
+    if was is not None and now is not None and was != now and "weight_decay" not in given:
+        stronger = "some 100,000 times stronger" if now == "mean" else "some 100,000 times weaker"
+        raise UsageError(
+            f"--loss {now}: the recipe's weight decay belongs to its loss '{was}' and would act {stronger}, since one "
+            "is the other divided by the pixels of a step; give --weight-decay too (and --lr)"
+        )

@@ -9,10 +9,20 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullconv.cli.options import DATA, add_reading, add_settings, layered, reading_of, recipe_names
+from fullconv.cli.options import (
+    DATA,
+    add_reading,
+    add_settings,
+    layered,
+    read_recipe,
+    reading_of,
+    recipe_names,
+    stages_of,
+)
 from fullconv.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -51,19 +61,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, showing what happens."""
+    """Train, showing what happens; a recipe of several stages one net after the other."""
     from rich.console import Console
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
+    recipe = read_recipe(args.recipe) if args.recipe else {}
+    stages = stages_of(recipe, str(args.recipe))
     console.print(f"reading {args.data} ...", highlight=False)
-    job = prepare(args)
+    if len(stages) > 1:
+        staged(console, stages, args)
+        return 0
+    job = prepare(args, stages[0])
     describe(console, job, args)
     follow(console, job, args.json)
     return 0
 
 
-def prepare(args: argparse.Namespace) -> Run:
-    """The run that the arguments ask for."""
+def staged(console: Any, stages: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """One run for each stage, in a folder of its own (RUN/32s, RUN/16s ...), each from the best net of the one before.
+    What is finished is passed over with --resume; the last net and its report are then also in RUN itself.
+    """
+    import shutil
+
+    from fullconv.errors import UsageError
+    from fullconv.training.run import is_finished
+
+    if "stride" in vars(args):
+        raise UsageError(f"--stride: the recipe {args.recipe} has a stride for each stage; leave it out")
+    top, start = args.out, args.weights
+    if top.is_dir() and any(top.iterdir()) and not args.resume:
+        raise UsageError(f"{top}: it holds a run already; add --resume to go on with it, or give another --out")
+    for number, stage in enumerate(stages, start=1):
+        folder = top / f"{stage['stride']}s"
+        begun = (folder / "last").is_dir() and any((folder / "last").iterdir())
+        ours = argparse.Namespace(**{**vars(args), "out": folder, "weights": start, "resume": args.resume and begun})
+        console.print(f"stage {number} of {len(stages)}: FCN-{stage['stride']}s", style="bold", highlight=False)
+        job = prepare(ours, stage)
+        if is_finished(job):
+            console.print(f"finished before: {folder}", highlight=False)
+        else:
+            describe(console, job, ours)
+            follow(console, job, args.json)
+        start = folder / "model.safetensors"
+    for name in ("model.safetensors", "report.html"):
+        shutil.copyfile(start.parent / name, top / name)
+    console.print(f"the last net: {top / 'model.safetensors'}", highlight=False)
+
+
+def prepare(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Run:
+    """The run that the arguments ask for, with the settings of a recipe or of one of its stages."""
     from fullconv import weights
     from fullconv.config import CONVENTIONS, InputConvention, to_mapping
     from fullconv.data import default_splits, open_dataset
@@ -71,7 +117,7 @@ def prepare(args: argparse.Namespace) -> Run:
     from fullconv.training.run import prepare as prepare_run
 
     header = weights.load(args.weights)[1] if args.weights else None
-    model, config, named = layered(to_mapping(header.model) if header else {}, args.recipe, args)
+    model, config, named = layered(to_mapping(header.model) if header else {}, recipe, args)
     if named is not None:
         convention = InputConvention.named(named)
         if header is not None and convention != header.input:

@@ -133,6 +133,13 @@ def prepare(
     return Run(folder, state, header, config, dataset, validation, facts, best, taken)
 
 
+def is_finished(run: Run) -> bool:
+    """Whether the run has done all its steps, and its net and report are there."""
+    return run.state.step >= run.total and all(
+        (run.folder / name).is_file() for name in ("model.safetensors", "report.html")
+    )
+
+
 def suited(data: str, dataset: Dataset, model: ModelConfig) -> ModelConfig:
     """The settings of a net with what follows from the data: classes, heads, channels. Colour and HHA are two streams
     whose scores are averaged, as released, unless the settings say otherwise (``channels`` 6: early fusion).
