@@ -1,5 +1,7 @@
 """From a fresh folder to a first net by one command, with no file to write: masks of 0/255, of colours, with gaps."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,3 +84,61 @@ def test_flags_that_say_nothing(tmp_path, capsys, flags, words):
 def test_flags_for_folders_are_for_folders(tmp_path, capsys):
     code, _, err = call(capsys, "train", "digits", "--out", tmp_path / "run", *NET, "--map", "255=1")
     assert code == 2 and "for folders" in err
+
+
+@pytest.mark.parametrize("layout", ["labelme", "coco", "cvat"])
+def test_what_people_drew_is_trained_on_as_it_is(tmp_path, capsys, layout):
+    """Polygons of six photographs without a split: a net and masks, nothing converted, no file written there."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    shapes = [("cell", [[2, 2], [30, 4], [16, 28]]), ("wall", [[20, 10], [38, 10], [38, 30], [20, 30]])]
+    for n in range(6):
+        noise = np.random.default_rng(n).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        folder = root if layout == "labelme" else root / "images"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(noise).save(folder / f"{n}.jpg")
+    for path, content in _annotations(layout, shapes).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    code, _, err = call(capsys, "train", root, "--out", tmp_path / "run", *NET)
+    assert code == 0, err
+    model = tmp_path / "run" / "model.safetensors"
+    assert fullconv.load(model).labels.names == ("background", "cell", "wall")
+    assert call(capsys, "evaluate", model, root)[0] == 0
+    images = root if layout == "labelme" else root / "images"
+    assert call(capsys, "predict", model, images, "--out", tmp_path / "masks", "--overlay")[0] == 0
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 6
+    assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    code, _, err = call(capsys, "train", root, "--out", tmp_path / "no", *NET, "--map", "255=1")
+    assert code == 2 and "polygons" in err
+
+
+def _annotations(layout, shapes):
+    """The files of a layout, by their paths: every image has the same shapes."""
+    if layout == "labelme":
+        return {
+            f"{n}.json": json.dumps(
+                {
+                    "imagePath": f"{n}.jpg", "imageData": None, "imageHeight": 32, "imageWidth": 40,
+                    "shapes": [{"label": k, "points": p, "shape_type": "polygon", "flags": {}} for k, p in shapes],
+                }
+            )
+            for n in range(6)
+        }  # fmt: skip
+    if layout == "coco":
+        names = {"cell": 1, "wall": 2}
+        objects = [
+            {"id": 10 * n + k, "image_id": n, "category_id": names[name], "iscrowd": 0,
+             "segmentation": [[c for xy in points for c in xy]], "area": 1, "bbox": [0, 0, 1, 1]}
+            for n in range(6) for k, (name, points) in enumerate(shapes)
+        ]  # fmt: skip
+        images = [{"id": n, "file_name": f"{n}.jpg", "height": 32, "width": 40} for n in range(6)]
+        categories = [{"id": number, "name": name} for name, number in names.items()]
+        return {"annotations.json": json.dumps({"images": images, "annotations": objects, "categories": categories})}
+    drawn = "".join(
+        f'<polygon label="{name}" occluded="0" z_order="0" points="{";".join(f"{x},{y}" for x, y in points)}"/>'
+        for name, points in shapes
+    )
+    images = "".join(f'<image id="{n}" name="{n}.jpg" width="40" height="32">{drawn}</image>' for n in range(6))
+    return {"annotations.xml": f"<annotations><version>1.1</version>{images}</annotations>"}

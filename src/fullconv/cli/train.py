@@ -166,6 +166,7 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
     made = getattr(job.dataset, "split_made", None)
     if made:
         rows.append(("split", made))
+    rows += [("note", note) for note in getattr(job.dataset, "notes", ())]
     console.print(key_values(rows))
     height, width = job.dataset[0].image.shape[:2]
     if config.crop is None and height * width > 1_500_000:

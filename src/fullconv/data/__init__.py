@@ -121,8 +121,10 @@ def splits_of(name_or_path: str | Path) -> tuple[str, ...]:
     if official:
         return official.about.names
     from fullconv.data.layouts import find_layout
+    from fullconv.data.polygons import find_polygons
 
-    return find_layout(Path(name_or_path)).names
+    drawn = find_polygons(Path(name_or_path))
+    return drawn.names if drawn else find_layout(Path(name_or_path)).names
 
 
 def default_splits(name_or_path: str | Path) -> tuple[str, str | None]:
@@ -139,8 +141,8 @@ def default_splits(name_or_path: str | Path) -> tuple[str, str | None]:
 
 def open_dataset(name_or_path: str | Path, split: str, reading: Reading | None = None) -> Dataset:
     """Open one split of a data set: ``digits``; the name of an official one with its folder, ``voc2012:DIR`` (all
-    names: `fullconv.data.official.ABOUT`); or a folder of images and masks in one of the layouts of
-    `fullconv.data.folder`. reading: what is said about the masks of a folder beside its ``classes.yaml``.
+    names: `fullconv.data.official.abouts`); a folder of images and masks in one of the layouts of
+    `fullconv.data.layouts`; or one of polygons (`fullconv.data.polygons`). reading: what is said about the masks of a folder beside its ``classes.yaml``.
 
     Raises `UsageError` when there is no such split, or when the folder, its images or its masks are not there.
 
@@ -159,6 +161,13 @@ def open_dataset(name_or_path: str | Path, split: str, reading: Reading | None =
         return Digits(split)
     if official:
         return official.open(split)
+    from fullconv.data.polygons import find_polygons, open_polygons
+
+    drawn = find_polygons(Path(name_or_path))
+    if drawn:
+        if reading is not None:
+            raise UsageError(f"{name_or_path}: it holds polygons, whose classes have names; leave --map and --colors out")
+        return open_polygons(drawn, split)
     from fullconv.data.folder import open_folder
 
     return open_folder(Path(name_or_path), split, reading)
