@@ -168,6 +168,8 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
         rows.append(("split", made))
     rows += [("note", note) for note in getattr(job.dataset, "notes", ())]
     console.print(key_values(rows))
+    for doubt in job.doubts:
+        console.print(f"note: {doubt}", highlight=False)
     height, width = job.dataset[0].image.shape[:2]
     if config.crop is None and height * width > 1_500_000:
         console.print(f"note: images of {height}x{width} as a whole need much memory and time; give --crop 512x512")
@@ -183,12 +185,19 @@ def follow(console: Any, job: Run, as_lines: bool) -> None:
 
     from fullconv.cli.show import Bar, four_numbers
     from fullconv.report.run import write_run_report
+    from fullconv.training.guards import Watch
     from fullconv.training.run import as_json, records
 
     best = None
+    watch = Watch(job.header.labels, job.total, pretrained=job.transplant is not None)
     with Bar(console, "training", job.total, job.state.step) as bar:
         for record in records(job):
             step(bar, record)
+            said = watch.step(record.step, record.valid)
+            if said is None and record.scores is not None:
+                said = watch.evaluated(record.step, record.scores)
+            if said:
+                bar.line(f"note: {said}")
             if record.scores is not None:
                 best = record.scores if best is None or (record.scores.mean_iu or 0) >= (best.mean_iu or 0) else best
                 bar.line(f"step {record.step}: {four_numbers(record.scores)}")

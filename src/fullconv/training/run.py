@@ -26,6 +26,7 @@ from fullconv.metrics import Scores
 from fullconv.models import build
 from fullconv.training import Record, State, chosen_precision, fit, kept
 from fullconv.training.checkpoint import newest_state, restore, save_state
+from fullconv.training.guards import doubt_of_input, refuse_dead_layers, refuse_lost_norms
 from fullconv.weights import Header
 from fullconv.weights.transplant import Transplant, transplant
 
@@ -35,7 +36,8 @@ class Run:
     """A run that is ready to start or to go on.
 
     facts: what must be the same when the run is resumed: settings, data, starting weights.
-    transplant: what was taken from the starting weights; None when they are random.
+    transplant: what was taken from the starting weights; None when they are random. doubts: what does not look right, a
+    sentence each.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Run:
     facts: dict[str, Any]
     best: float | None
     transplant: Transplant | None
+    doubts: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -94,11 +97,14 @@ def prepare(
         raise UsageError(f"{folder}: it holds a run already; add --resume to go on with it, or give another --out")
 
     net = build(model)
-    taken, begun_with = None, None
+    taken, begun_with, doubt = None, None, None
     if start is not None:
         tensors, _ = weights.load(start)
         taken = transplant(net, tensors, str(start))
         begun_with = weights.fingerprint(tensors)
+        refuse_dead_layers(net, str(start))
+        refuse_lost_norms(net, config, str(start))
+        doubt = None if found else doubt_of_input(tensors, model, convention, dataset)
     # What was left to be decided is decided here, so that it is written down and compared on resume.
     config = replace(
         config,
@@ -130,7 +136,7 @@ def prepare(
     }
     geometric = tasks_of(dataset).get("geometric")
     header = Header(model, dataset.labels, convention, provenance=provenance, geometric=geometric)
-    return Run(folder, state, header, config, dataset, validation, facts, best, taken)
+    return Run(folder, state, header, config, dataset, validation, facts, best, taken, (doubt,) if doubt else ())
 
 
 def is_finished(run: Run) -> bool:
