@@ -25,6 +25,7 @@ from fullconv.errors import RunError, UsageError
 from fullconv.metrics import Scores
 from fullconv.models.fcn import FCN
 from fullconv.models.input import to_input
+from fullconv.models.product import use_products
 from fullconv.training.loss import Objective, check_rate, sizes, step_loss
 from fullconv.training.optimizer import NORMS, build_optimizer, learning_rate, set_rate
 from fullconv.training.sampling import (
@@ -69,6 +70,7 @@ class State:
         So is what learns: with ``learn`` "scores" the layers below the scores are fixed.
         """
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        use_products(net)
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(config.learn == "all" or not name.startswith("backbone"))
         average = {name: tensor.clone() for name, tensor in net.state_dict().items()} if config.ema else None

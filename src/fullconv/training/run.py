@@ -222,8 +222,12 @@ def _refuse_a_leak(data: str, dataset: Dataset, validation: Dataset | None) -> N
 
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], facts: dict[str, Any]) -> None:
+    standards = {"model": to_mapping(ModelConfig()), "train": to_mapping(TrainConfig())}
     for part, now in facts.items():
         before = saved.get(part)
+        if isinstance(before, dict):  # a setting that is younger than the run was at its default
+            younger = {key: value for key, value in standards.get(part, {}).items() if key in now and key not in before}
+            before = {**younger, **before}
         if before == now:
             continue
         if isinstance(now, dict) and isinstance(before, dict):
