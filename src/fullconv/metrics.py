@@ -17,6 +17,10 @@ from fullconv.errors import UsageError
 
 Counts = NDArray[np.int64]
 
+_BYTE = 256
+_FEW = 1 << 16  # from so many pixels on it pays to count all pairs of bytes
+_CHUNK = 1 << 19  # pixels that are counted at once: 6 MB beside the picture
+
 
 def confusion_matrix(
     prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int, ignore_index: int = 255
@@ -35,6 +39,15 @@ def confusion_matrix(
         raise UsageError(
             f"metrics: the prediction is {prediction.shape} and the label {label.shape}; they must have one shape"
         )
+    if label.size >= _FEW and num_classes <= _BYTE:
+        truths, guesses = _narrow(label), _narrow(prediction)
+        if truths is not None and guesses is not None:
+            pairs = _pairs(truths, guesses)
+            if 0 <= ignore_index < _BYTE:
+                pairs[ignore_index] = 0
+            counts = pairs[:num_classes, :num_classes].copy()
+            if counts.sum() == pairs.sum():
+                return counts  # else something is outside the classes, and what follows says what
     valid = label != ignore_index
     truth, guess = label[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, values in (("label", truth), ("prediction", guess)):
@@ -48,6 +61,31 @@ def confusion_matrix(
         .reshape(num_classes, num_classes)
         .astype(np.int64)
     )
+
+
+def _narrow(values: NDArray[np.integer]) -> NDArray[np.uint8] | None:
+    """The values as one row of bytes, or None where they are no such."""
+    flat, most = np.ravel(values), _BYTE
+    if flat.dtype.kind == "i":  # a negative number is a large one without its sign
+        most = min(_BYTE, np.iinfo(flat.dtype).max + 1)
+        flat = flat.view(flat.dtype.str.replace("i", "u"))
+    if flat.dtype.kind not in "bu" or ((flat.dtype.itemsize, most) != (1, _BYTE) and flat.max(initial=0) >= most):
+        return None
+    return flat.astype(np.uint8, copy=False)
+
+
+def _pairs(truth: NDArray[np.uint8], guess: NDArray[np.uint8]) -> Counts:
+    """How often each pair of bytes occurs: (256, 256), rows are truth. Void is counted too: it is left out of this
+    table, which is smaller than the picture.
+    """
+    found = np.zeros(0, np.int64)
+    for start in range(0, truth.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        keys = np.left_shift(truth[part], 8, dtype=np.uint16)
+        keys |= guess[part]
+        counts = np.bincount(keys, minlength=_BYTE * _BYTE)
+        found = found + counts if found.size else counts
+    return found.reshape(_BYTE, _BYTE)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,35 @@
-"""Measure things side by side on this machine. dense: what scores at a finer stride cost, by shift-and-stitch, by the
-rarefied net, and by upsampling (section 3.2 of the paper).
+"""Measure things side by side on this machine.
+
+dense: what scores at a finer stride cost, by shift-and-stitch, by the rarefied net, and by upsampling (section 3.2 of
+the paper). loader: images a second that are read and augmented, beside what a training step takes. confusion: the
+confusion matrix beside that of torchmetrics.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-HELP = "measure side by side on this machine: dense scores by three ways"
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = "measure side by side on this machine: dense scores by three ways, the loader, the confusion matrix"
 EXAMPLE = "fullconv bench dense --image 256 --stride 8"
+STUDIES = ("dense", "loader", "confusion")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("study", choices=["dense"], metavar="STUDY", help="dense")
+    parser.add_argument("study", choices=STUDIES, metavar="STUDY", help=", ".join(STUDIES))
     parser.add_argument(
-        "--image", type=int, default=256, metavar="N", help="side of the image in pixels (default: 256)"
+        "data", nargs="?", metavar="DATA", help="of the loader: a folder or a name (default: pictures made for it)"
     )
     parser.add_argument(
-        "--stride", type=int, default=8, metavar="N", help="of the scores: 1, 2, 4, 8 or 16 (default: 8)"
+        "--image", type=int, default=256, metavar="N", help="of dense: side of the image in pixels (default: 256)"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=8, metavar="N", help="of dense: of the scores, 1, 2, 4, 8 or 16 (default: 8)"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
@@ -26,27 +38,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print a table."""
     from rich.console import Console
-    from rich.table import Table
 
     from fullconv.bench import machine
-    from fullconv.bench.dense import measure
     from fullconv.cli.show import print_json
     from fullconv.errors import UsageError
 
     if args.rounds < 1:
         raise UsageError(f"--rounds is {args.rounds}; give at least 1")
+    if args.data is not None and args.study != "loader":
+        raise UsageError(f"bench {args.study} takes no data; leave out '{args.data}'")
     console = Console(stderr=bool(args.json), soft_wrap=True)
-    console.print(f"measuring {args.rounds} rounds of three ways ...")
-    found = {**measure(args.image, args.stride, rounds=args.rounds), "machine": machine()}
+    console.print(f"measuring {args.rounds} rounds of each way ...")
+    found = {**_measured(args), "machine": machine()}
     if args.json:
         print_json(found)
-    table = Table("way", box=None, header_style="bold", pad_edge=False)
-    for title in ("runs", "scores", "seconds", "of the upsampled"):
-        table.add_column(title, justify="right")
-    for row in found["ways"]:
-        scores = f"{row['scores'][0]}x{row['scores'][1]}"
-        table.add_row(row["way"], str(row["runs"]), scores, f"{row['seconds']:.3f}", f"{row['of the upsampled']:.1f}")
-    console.print(f"\n{found['net']}; image {args.image}x{args.image}, scores at stride {args.stride}", highlight=False)
-    console.print(table)
+    {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion}[args.study](console, found)
     console.print(f"\nmedians on {found['machine']['cpu']}, {found['machine']['threads']} threads", highlight=False)
     return 0
+
+
+def _measured(args: argparse.Namespace) -> dict[str, Any]:
+    if args.study == "loader":
+        from fullconv.bench import loader
+
+        return loader.measure(args.data, args.rounds)
+    if args.study == "confusion":
+        from fullconv.bench import confusion
+
+        return confusion.measure(args.rounds)
+    from fullconv.bench import dense
+
+    return dense.measure(args.image, args.stride, rounds=args.rounds)
+
+
+def _show_dense(console: Console, found: dict[str, Any]) -> None:
+    size, stride = found["image"], found["stride"]
+    console.print(f"\n{found['net']}; image {size[0]}x{size[1]}, scores at stride {stride}", highlight=False)
+    rows = [
+        (row["way"], row["runs"], f"{row['scores'][0]}x{row['scores'][1]}", f"{row['seconds']:.3f}",
+         f"{row['of the upsampled']:.1f}")
+        for row in found["ways"]
+    ]  # fmt: skip
+    _table(console, ("way", "runs", "scores", "seconds", "of the upsampled"), rows)
+
+
+def _show_loader(console: Console, found: dict[str, Any]) -> None:
+    crop = "x".join(map(str, found["crop"]))
+    console.print(f"\n{found['data']}; {found['net']}, batches of {found['batch']}, crop {crop}", highlight=False)
+    rows = [(row["way"], f"{row['images/s']:.1f}", f"{row['of training']:.1f}") for row in found["ways"]]
+    _table(console, ("way", "images/s", "of training"), rows)
+
+
+def _show_confusion(console: Console, found: dict[str, Any]) -> None:
+    console.print()
+    rows = [
+        ("x".join(map(str, row["size"])), row["classes"], row["way"], f"{row['ms']:.2f}", f"{row['of the other']:.2f}")
+        for row in found["ways"]
+    ]
+    _table(console, ("size", "classes", "way", "ms", "of the other"), rows)
+
+
+def _table(console: Console, titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Words to the left, numbers to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("way", "size") else "right")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
