@@ -2,7 +2,7 @@
 
 dense: what scores at a finer stride cost, by shift-and-stitch, by the rarefied net, and by upsampling (section 3.2 of
 the paper). loader: images a second that are read and augmented, beside what a training step takes. confusion: the
-confusion matrix beside that of torchmetrics.
+confusion matrix beside that of torchmetrics. train: a training step beside the plain form of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "measure side by side on this machine: dense scores by three ways, the loader, the confusion matrix"
+HELP = "measure side by side on this machine: a training step, the loader, dense scores, the confusion matrix"
 EXAMPLE = "fullconv bench dense --image 256 --stride 8"
-STUDIES = ("dense", "loader", "confusion")
+STUDIES = ("dense", "loader", "confusion", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=int, default=8, metavar="N", help="of dense: of the scores, 1, 2, 4, 8 or 16 (default: 8)"
     )
+    parser.add_argument("--backbone", default="vgg16", metavar="NAME", help="of train (default: vgg16)")
+    parser.add_argument("--width", type=float, default=1.0, metavar="X", help="of train: of its channels (default: 1)")
+    parser.add_argument("--padding", default="paper", metavar="paper|tight", help="of train (default: paper)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
 
@@ -52,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     found = {**_measured(args), "machine": machine()}
     if args.json:
         print_json(found)
-    {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion}[args.study](console, found)
+    {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion, "train": _show_train}[args.study](
+        console, found
+    )
     console.print(f"\nmedians on {found['machine']['cpu']}, {found['machine']['threads']} threads", highlight=False)
     return 0
 
@@ -66,6 +71,10 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
         from fullconv.bench import confusion
 
         return confusion.measure(args.rounds)
+    if args.study == "train":
+        from fullconv.bench import train
+
+        return train.measure(backbone=args.backbone, width=args.width, padding=args.padding, rounds=args.rounds)
     from fullconv.bench import dense
 
     return dense.measure(args.image, args.stride, rounds=args.rounds)
@@ -96,6 +105,15 @@ def _show_confusion(console: Console, found: dict[str, Any]) -> None:
         for row in found["ways"]
     ]
     _table(console, ("size", "classes", "way", "ms", "of the other"), rows)
+
+
+def _show_train(console: Console, found: dict[str, Any]) -> None:
+    console.print(f"\n{found['net']}; image {'x'.join(map(str, found['image']))}", highlight=False)
+    rows = [
+        (row["way"], f"{row['seconds']:.2f}", f"{row['times as fast']:.2f}", f"{row['loss off by']:.1e}")
+        for row in found["ways"]
+    ]
+    _table(console, ("way", "seconds", "times as fast", "loss off by"), rows)
 
 
 def _table(console: Console, titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

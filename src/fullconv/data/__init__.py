@@ -142,7 +142,8 @@ def default_splits(name_or_path: str | Path) -> tuple[str, str | None]:
 def open_dataset(name_or_path: str | Path, split: str, reading: Reading | None = None) -> Dataset:
     """Open one split of a data set: ``digits``; the name of an official one with its folder, ``voc2012:DIR`` (all
     names: `fullconv.data.official.abouts`); a folder of images and masks in one of the layouts of
-    `fullconv.data.layouts`; or one of polygons (`fullconv.data.polygons`). reading: what is said about the masks of a folder beside its ``classes.yaml``.
+    `fullconv.data.layouts`; or one of polygons (`fullconv.data.polygons`). reading: what is said about the masks of a
+    folder beside its ``classes.yaml``.
 
     Raises `UsageError` when there is no such split, or when the folder, its images or its masks are not there.
 
@@ -166,7 +167,7 @@ def open_dataset(name_or_path: str | Path, split: str, reading: Reading | None =
     drawn = find_polygons(Path(name_or_path))
     if drawn:
         if reading is not None:
-            raise UsageError(f"{name_or_path}: it holds polygons, whose classes have names; leave --map and --colors out")
+            raise UsageError(f"{name_or_path}: it holds polygons, whose classes have names; leave --map, --colors out")
         return open_polygons(drawn, split)
     from fullconv.data.folder import open_folder
 
