@@ -12,11 +12,11 @@ from fullconv.models import build
 
 def test_both_forms_are_one_step():
     torch.manual_seed(0)
-    net = build(ModelConfig("vgg11", stride=8, num_classes=21, width=1 / 16, padding="paper"))
+    net = build(ModelConfig("vgg11", stride=8, num_classes=21, width=1 / 16, padding="paper", dropout=0.0))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     image, label = torch.randn(1, 3, 40, 56), torch.randint(0, 21, (1, 40, 56))
-    settings = TrainConfig(loss="sum", lr=1e-7, momentum=0.99, batch_size=1)
+    settings = TrainConfig(loss="sum", lr=1e-5, momentum=0.99, batch_size=1)
     one, other = copy.deepcopy(net), copy.deepcopy(net)
     steps = plain(one, image, label, settings), ours(other, image, label, settings, None)
     for _ in range(2):
@@ -25,7 +25,7 @@ def test_both_forms_are_one_step():
     theirs = {name: value for name, value in one.state_dict().items() if "upscore" not in name}
     for name, value in other.state_dict().items():
         moved = (value - net.state_dict()[name]).abs().max()
-        assert (value - theirs[name]).abs().max() <= 2e-2 * moved + 1e-7, name
+        assert (value - theirs[name]).abs().max() <= 2e-2 * moved + 1e-6, name
 
 
 def test_the_result_says_how_much_faster_and_how_near():

@@ -12,7 +12,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from fullconv.models.fcn import FCN
 from fullconv.models.upsample import Upsample, bilinear_weight
 from fullconv.training import State
 from fullconv.training.loss import segmentation_loss
-from fullconv.training.optimizer import parameter_groups
+from fullconv.training.optimizer import parameter_groups, set_rate
 
 CLASSES = 21
 
@@ -85,12 +84,13 @@ def ours(
     net: FCN, image: Tensor, label: Tensor, settings: TrainConfig, kind: torch.dtype | None
 ) -> Callable[[], float]:
     """The step of `fullconv.training.fit`."""
-    state = State.of(net, replace(settings))
+    state = State.of(net, settings)
+    set_rate(state.optimizer, settings.lr)
     image = image.contiguous(memory_format=torch.channels_last)
     net.train()
 
     def step() -> float:
-        torch.manual_seed(0)  # the same dropout in every form
+        torch.manual_seed(0)
         with torch.autocast("cpu", kind or torch.bfloat16, enabled=kind is not None):
             logits = net(image)
         assert isinstance(logits, Tensor)

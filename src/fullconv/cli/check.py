@@ -1,14 +1,32 @@
-"""Look through a data set: everything that is wrong with it at once, in plain words, and what it holds."""
+"""Look through a data set: everything that is wrong with it at once, in plain words, and what it holds.
+
+With --fix a clean copy of a folder is written beside it, with --html a page to look at and to hand on, with --augment a
+picture of what the settings of a training make of the images.
+"""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from fullconv.cli.options import DATA
+from fullconv.cli.options import (
+    DATA,
+    add_reading,
+    add_settings,
+    layered,
+    read_recipe,
+    reading_of,
+    recipe_names,
+    stages_of,
+)
+from fullconv.config import InputConvention, TrainConfig
 
 HELP = "everything that is wrong with a data set, and what it holds"
-EXAMPLE = "fullconv check photos/"
+EXAMPLE = "fullconv check photos/ --html check.html --fix photos-clean"
+AUGMENTATION = ("crop", "scale", "flip", "jitter", "color", "seed")
+"""The settings of a training that change what a sample looks like."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,29 +34,104 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--split", metavar="NAME", help="only this split")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON on standard output")
+    parser.add_argument("--threads", type=int, metavar="N", help="files read at once (default: the cores, at most 8)")
+    parser.add_argument(
+        "--fix", type=Path, metavar="OUT", help="write a clean copy of the folder into the new folder OUT"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the findings as a page with pictures")
+    parser.add_argument(
+        "--augment", type=Path, metavar="FILE", help="draw what the settings below make of some images (PNG), and stop"
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME", help=f"settings from a recipe ({', '.join(recipe_names())}) or file"
+    )
+    parser.add_argument(
+        "--input", default=argparse.SUPPRESS, metavar="NAME",
+        help="whose mean colour stands outside the image: caffe, torchvision, rgb128, or ORDER:MEANS/STD",
+    )  # fmt: skip
+    add_reading(parser)
+    others = tuple(spec.name for spec in fields(TrainConfig) if spec.name not in AUGMENTATION)
+    add_settings(parser, TrainConfig, "augmentation, for --augment", without=others)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print; 2 when there are errors."""
+    """Check, print, write what was asked for; 2 when there are errors and no clean copy was asked for."""
     from rich.console import Console
 
     from fullconv.cli.show import Bar, print_json
     from fullconv.data.check import check_dataset
+    from fullconv.errors import UsageError
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
+    if args.augment is not None:
+        return augment(console, args)
+    if args.recipe is not None or any(hasattr(args, name) for name in (*AUGMENTATION, "input")):
+        raise UsageError("check: settings of augmentation without --augment; add --augment FILE.png")
+    if args.fix is not None and args.split is not None:
+        raise UsageError("--fix: a clean copy holds all splits; leave out --split")
+    if args.fix is not None and not Path(args.data).is_dir():
+        raise UsageError(f"--fix: {args.data} is no folder of images and masks; published sets are as they should be")
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads is {args.threads}; give at least 1")
     bar = Bar(console, "checking", 1)
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
     with bar:
-        found = check_dataset(args.data, args.split, progress)
+        found = check_dataset(args.data, args.split, following(bar), args.threads, reading_of(args))
     if args.json:
         print_json(found.to_dict())
     else:
         show(console, found)
+    if args.html is not None:
+        from fullconv.report.check import write_check_page
+
+        console.print(f"written: {write_check_page(args.html, found)}", highlight=False)
+    if args.fix is not None:
+        return fix(console, args, found)
     return 0 if found.ok else 2
+
+
+def following(bar: Any) -> Any:
+    """A progress callback that moves a bar whose length it learns on the way."""
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        if bar.live and bar.task is not None:
+            bar.live.update(bar.task, total=total)
+        bar.update(done)
+
+    return progress
+
+
+def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
+    """Write the clean copy, and say what is in it."""
+    from fullconv.cli.show import Bar
+    from fullconv.data.repair import LEFT_OUT, repair
+
+    bar = Bar(console, "writing", sum(split.images for split in found.splits.values()))
+    with bar:
+        made = repair(Path(args.data), args.fix, found, following(bar))
+    pairs = ", ".join(f"{count:,} {split}" for split, count in made.pairs.items())
+    console.print(f"written: {args.fix}: {pairs}", highlight=False)
+    console.print(
+        f"{made.masks_rewritten:,} masks in other numbers than before, {made.images_turned:,} images turned upright, "
+        f"{len(made.left_out):,} entries left out" + (f" (see {args.fix / LEFT_OUT})" if made.left_out else ""),
+        highlight=False,
+    )
+    return 0
+
+
+def augment(console: Any, args: argparse.Namespace) -> int:
+    """Draw samples as a training with the given settings would see them."""
+    from fullconv.data import default_splits, open_dataset
+    from fullconv.report.augmented import draw_augmented
+
+    _, config, convention = layered(
+        {}, stages_of(read_recipe(args.recipe), args.recipe)[0] if args.recipe else {}, args
+    )
+    dataset = open_dataset(args.data, args.split or default_splits(args.data)[0], reading_of(args))
+    picture = draw_augmented(dataset, config, InputConvention.named(convention or "torchvision"), rows=4, columns=6)
+    args.augment.write_bytes(picture)
+    console.print(f"written: {args.augment}", highlight=False)
+    return 0
 
 
 def show(console: Any, found: Any) -> None:
@@ -47,21 +140,16 @@ def show(console: Any, found: Any) -> None:
     from rich.text import Text
 
     from fullconv.report import percent
+    from fullconv.report.check import sizes, weight
 
     splits = Table("split", header_style="bold", box=None, pad_edge=False)
     for title in ("images", "sizes (height x width)", "void", "all void", "all background"):
         splits.add_column(title, justify="right")
     for name, split in found.splits.items():
-        low, high = split.smallest, split.largest
-        sizes = (
-            "-"
-            if low is None or high is None
-            else f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
-        )
         splits.add_row(
             name,
             f"{split.images:,}",
-            sizes,
+            sizes(split.smallest, split.largest),
             percent(split.void_share) + " %",
             str(split.all_void),
             str(split.all_background),
@@ -74,15 +162,18 @@ def show(console: Any, found: Any) -> None:
         classes = Table("class", header_style="bold", box=None, pad_edge=False)
         for name in found.splits:
             classes.add_column(f"{name} %", justify="right")
+        classes.add_column("weight", justify="right")
         for index, (label, colour) in enumerate(zip(found.labels.names, found.labels.palette, strict=True)):
             swatch = Text("■ ", style="rgb({},{},{})".format(*colour)) + Text(f"{index} {label}")
-            classes.add_row(swatch, *(percent(split.shares[index]) for split in found.splits.values()))
+            shares = (percent(split.shares[index]) for split in found.splits.values())
+            classes.add_row(swatch, *shares, weight(found.weights[index]))
         console.print()
         console.print(classes)
     console.print()
     for problem in found.problems:
         style = "bold red" if problem.severity == "error" else "yellow"
-        console.print(Text(f"{problem.severity}: ", style=style) + Text(problem.line()))
+        times = f" [{problem.count:,} times]" if problem.count > len(problem.examples) > 0 else ""
+        console.print(Text(f"{problem.severity}: ", style=style) + Text(problem.line() + times))
     errors = sum(problem.severity == "error" for problem in found.problems)
     warnings = len(found.problems) - errors
     verdict = "ready to train" if found.ok else "cannot be used as it is"

@@ -1,0 +1,330 @@
+"""A clean set has no finding; each planted fault gives exactly its own; the rest are laws."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullconv.data import open_dataset
+from fullconv.data.check import Findings, check_dataset, check_samples, quick_check
+from fullconv.data.digits import Digits
+from fullconv.data.duplicates import near_pairs, thumbnail
+from fullconv.data.folder import open_folder
+from fullconv.data.suspicions import facts_of, look
+from fullconv.errors import UsageError
+
+SIZE = (120, 160)
+CLASSES = "names: [ground, house, tree, road]\npalette: [[0, 0, 0], [200, 40, 40], [40, 180, 60], [60, 80, 220]]\n"
+COLOURS = np.array([[0, 0, 0], [200, 40, 40], [40, 180, 60], [60, 80, 220]], np.uint8)
+NAMES = {"train": [f"t{i}" for i in range(8)], "val": [f"v{i}" for i in range(4)]}
+
+
+def scene(split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Three overlapping boxes of three classes on ground, under texture: image (120, 160, 3), label (120, 160)."""
+    rng = np.random.default_rng([*f"{split}/{name}".encode()])
+    label, image = np.zeros(SIZE, np.uint8), np.empty((*SIZE, 3))
+    coarse = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    image[:] = np.asarray(Image.fromarray(coarse).resize(SIZE[::-1], Image.Resampling.BICUBIC))
+    for index in (1, 2, 3):
+        top, left = 2 + 38 * (index - 1) + int(rng.integers(0, 8)), int(rng.integers(0, 80))
+        box = slice(top, top + 28), slice(left, left + 76)
+        label[box] = index
+        image[box] = 0.5 * image[box] + 0.5 * COLOURS[index]
+    return np.clip(image, 0, 255).astype(np.uint8), label
+
+
+def save_mask(path: Path, label: np.ndarray, palette: np.ndarray = COLOURS) -> None:
+    picture = Image.fromarray(label)
+    picture.putpalette(np.resize(palette, (256, 3)).reshape(-1).tolist())  # a short one would cut the indices to 2 bits
+    picture.save(path)
+
+
+@pytest.fixture(scope="session")
+def clean_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clean")
+    for split, names in NAMES.items():
+        for side in ("images", "labels"):
+            (root / split / side).mkdir(parents=True)
+        for name in names:
+            image, label = scene(split, name)
+            Image.fromarray(image).save(root / split / "images" / f"{name}.png")
+            save_mask(root / split / "labels" / f"{name}.png", label)
+    (root / "classes.yaml").write_text(CLASSES)
+    return root
+
+
+@pytest.fixture
+def root(clean_set: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(clean_set, tmp_path / "data"))
+
+
+def every_label(root: Path, change: Callable[[np.ndarray], np.ndarray], palette: np.ndarray = COLOURS) -> None:
+    for path in root.glob("*/labels/*.png"):
+        save_mask(path, change(np.asarray(Image.open(path, formats=("PNG",)))), palette)
+
+
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer, formats=("JPEG",)))
+
+
+# -- the faults --------------------------------------------------------------------------------------------------------
+
+
+def near_duplicate(root: Path) -> None:
+    image = Image.fromarray(scene("train", "t0")[0]).resize((240, 180), Image.Resampling.BICUBIC)
+    label = Image.open(root / "train/labels/t0.png", formats=("PNG",)).resize((240, 180), Image.Resampling.NEAREST)
+    (root / "val/images/v0.png").unlink()
+    image.save(root / "val/images/v0.jpg", quality=80)
+    label.save(root / "val/labels/v0.png")
+
+
+def leak(root: Path) -> None:
+    shutil.copy(root / "train/images/t3.png", root / "val/images/v1.png")
+
+
+def off_by_one(root: Path) -> None:
+    every_label(root, lambda label: label + 1)
+
+
+def off_by_one_unnamed(root: Path) -> None:
+    (root / "classes.yaml").unlink()
+    every_label(root, lambda label: label + 1)
+
+
+def zero_is_void(root: Path) -> None:
+    (root / "classes.yaml").write_text("names: [house, tree, road]\n")
+
+
+def renumbered(root: Path) -> None:
+    label = scene("train", "t1")[1]
+    order = np.array([2, 0, 3, 1])
+    palette = COLOURS.copy()
+    palette[order] = COLOURS
+    save_mask(root / "train/labels/t1.png", order.astype(np.uint8)[label], palette)
+
+
+def lossy_colours(root: Path) -> None:
+    Image.fromarray(jpeg(COLOURS[scene("train", "t2")[1]], 75)).save(root / "train/labels/t2.png")
+
+
+def smooth_colours(root: Path) -> None:
+    picture = Image.fromarray(COLOURS[scene("val", "v2")[1]])
+    small = picture.resize((74, 54), Image.Resampling.BICUBIC)
+    small.resize(SIZE[::-1], Image.Resampling.BICUBIC).save(root / "val/labels/v2.png")
+
+
+def smooth_values(root: Path) -> None:
+    spread = 80 * scene("train", "t4")[1]
+    (root / "classes.yaml").write_text(CLASSES + "map: {80: 1, 160: 2, 240: 3}\n")
+    picture = Image.fromarray(spread).resize((66, 50), Image.Resampling.NEAREST)
+    picture.resize(SIZE[::-1], Image.Resampling.BILINEAR).save(root / "train/labels/t4.png")
+
+
+def lossy_values(root: Path) -> None:
+    (root / "classes.yaml").write_text(CLASSES + "map: {80: 1, 160: 2, 240: 3}\n")
+    Image.fromarray(jpeg(80 * scene("train", "t4")[1], 60)).save(root / "train/labels/t4.png")
+
+
+def specks(root: Path) -> None:
+    label, rng = scene("val", "v3")[1], np.random.default_rng(0)
+    noisy = np.where(rng.random(SIZE) < 0.08, rng.integers(0, 4, SIZE), label).astype(np.uint8)
+    save_mask(root / "val/labels/v3.png", noisy)
+
+
+def constant(root: Path) -> None:
+    Image.new("RGB", SIZE[::-1], (20, 30, 40)).save(root / "train/images/t5.png")
+
+
+def copied(root: Path) -> None:
+    shutil.copy(root / "train/images/t6.png", root / "train/labels/t6.png")
+
+
+def copied_back(root: Path) -> None:
+    shutil.copy(root / "train/labels/t6.png", root / "train/images/t6.png")
+
+
+def untaught(root: Path) -> None:
+    for path in root.glob("train/labels/*.png"):
+        label = np.asarray(Image.open(path, formats=("PNG",)))
+        save_mask(path, np.where(label == 3, 0, label).astype(np.uint8))
+
+
+def turned(root: Path) -> None:
+    image = Image.fromarray(np.rot90(scene("train", "t7")[0]).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "train/images/t7.png").unlink()
+    image.save(root / "train/images/t7.jpg", quality=90, exif=exif)
+
+
+FAULTS = [
+    (near_duplicate, {"near-duplicate": "warning"}),
+    (leak, {"leak": "warning"}),
+    (off_by_one, {"off-by-one": "error"}),
+    (off_by_one_unnamed, {"off-by-one": "warning"}),
+    (zero_is_void, {"off-by-one": "error"}),
+    (renumbered, {"renumbered": "warning"}),
+    (lossy_colours, {"lossy": "error"}),
+    (smooth_colours, {"lossy": "error"}),
+    (smooth_values, {"lossy": "error"}),
+    (lossy_values, {"lossy": "error"}),
+    (specks, {"specks": "warning"}),
+    (constant, {"constant-image": "warning"}),
+    (copied, {"copied": "error"}),
+    (copied_back, {"copied": "warning"}),
+    (untaught, {"untaught-class": "warning"}),
+    (turned, {}),
+]
+
+
+def found_in(findings: Findings) -> dict[str, str]:
+    for problem in findings.problems:
+        assert problem.count == 1 and ": " in problem.message and "; " in problem.message, problem
+    return {problem.kind: problem.severity for problem in findings.problems}
+
+
+def opens(root: Path) -> bool:
+    try:
+        folders = [open_folder(root, split) for split in ("train", "val")]
+        return all(folder[i] for folder in folders for i in range(len(folder)))
+    except UsageError:
+        return False
+
+
+def test_a_clean_set_has_no_finding(clean_set: Path) -> None:
+    assert check_dataset(clean_set).problems == ()
+    assert quick_check(*(open_dataset(clean_set, split) for split in NAMES)) == []
+
+
+@pytest.mark.parametrize(("plant", "expected"), FAULTS, ids=[plant.__name__ for plant, _ in FAULTS])
+def test_each_fault_is_found_and_no_other(plant: Callable[[Path], None], expected: dict[str, str], root: Path) -> None:
+    plant(root)
+    findings = check_dataset(root)
+    assert found_in(findings) == expected
+    assert findings.ok == opens(root)
+    for problem in findings.problems:
+        marks = [mark for mark in findings.marks if mark.kind == problem.kind]
+        assert len(marks) == (problem.kind not in ("off-by-one", "untaught-class"))
+
+
+def test_the_advice_on_values_that_begin_at_1_repairs_them(root: Path) -> None:
+    off_by_one(root)
+    (problem,) = check_dataset(root).problems
+    advice = problem.message.split("`")[1]
+    assert advice == "map: {1: 0, 2: 1, 3: 2, 4: 3}"
+    (root / "classes.yaml").write_text(CLASSES + advice)
+    assert check_dataset(root).problems == ()
+    zero_is_void(root)
+    every_label(root, lambda label: label - 1)
+    (problem,) = check_dataset(root).problems
+    (root / "classes.yaml").write_text("names: [house, tree, road]\n" + "\n".join(problem.message.split("`")[1::2]))
+    assert check_dataset(root).problems == ()
+
+
+def test_findings_do_not_depend_on_the_number_of_workers(root: Path) -> None:
+    for plant in (leak, renumbered, lossy_colours, specks, constant, copied):
+        plant(root)
+    (root / "train/images/t0.png").write_bytes(b"")
+    steps: list[tuple[int, int]] = []
+    found = [check_dataset(root, workers=n, progress=lambda *step: steps.append(step)) for n in (1, 2, 5)]
+    assert found[0] == found[1] == found[2] and len(found[0].problems) == 7
+    assert steps == [(i, 12) for i in range(1, 13)] * 3
+
+
+def test_an_interruption_ends_the_pass(clean_set: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_dataset(clean_set, workers=3, progress=stop)
+
+
+def test_weights_are_those_of_median_frequency_balancing(root: Path) -> None:
+    findings = check_dataset(root)
+    labels = [scene("train", name)[1] for name in NAMES["train"]]
+    frequency = np.array(
+        [sum((x == c).sum() for x in labels) / sum(x.size for x in labels if (x == c).any()) for c in range(4)]
+    )
+    assert findings.weights == pytest.approx(tuple(np.median(frequency) / frequency))
+    untaught(root)
+    assert check_dataset(root).weights[3] is None
+    assert check_dataset(root).to_dict()["weights"][3] is None
+
+
+def test_pictures_are_the_same_when_saved_again_and_not_when_something_moved() -> None:
+    pictures = [scene("train", str(i))[0] for i in range(30)]
+    small = np.stack([thumbnail(picture) for picture in pictures])
+    again = [
+        jpeg(np.asarray(Image.fromarray(p).resize((200, 150), Image.Resampling.LANCZOS)), 60).astype(int) * 9 // 10 + 9
+        for p in pictures
+    ]
+    moved = [np.roll(picture, 4, axis=1) for picture in pictures]
+    assert near_pairs(small, np.stack([thumbnail(p.astype(np.uint8)) for p in again])) == [(i, i) for i in range(30)]
+    assert near_pairs(small, np.stack([thumbnail(p) for p in moved])) == []
+    flat = np.full((3, 32, 36), 90, np.uint8)
+    assert near_pairs(flat, flat) == [] == near_pairs(small[:0], small)
+
+
+def test_many_small_objects_are_no_loss() -> None:
+    label = np.zeros((240, 320), np.uint8)
+    for i in range(1, 60):  # 59 classes of 16 pixels, each in its place
+        y, x = divmod(i, 10)
+        label[8 + 30 * y : 12 + 30 * y, 8 + 30 * x : 12 + 30 * x] = i
+    seen = look(label, facts_of(label))
+    assert seen.lossy is None and seen.specks == 0
+
+
+def test_a_set_in_the_layout_of_voc_with_void_borders_is_clean(tmp_path: Path) -> None:
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for split, names in NAMES.items():
+        (tmp_path / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            image, label = scene(split, name)
+            for cut in (label[:, 1:] != label[:, :-1], label[1:] != label[:-1]):
+                label[: cut.shape[0], : cut.shape[1]][cut] = 255
+            Image.fromarray(image).save(tmp_path / "JPEGImages" / f"{name}.jpg", quality=90)
+            save_mask(tmp_path / "SegmentationClass" / f"{name}.png", label)
+    findings = check_dataset(tmp_path)
+    assert {problem.kind for problem in findings.problems} == {"absent-class"}  # of VOC's 20 classes 17 are not drawn
+
+
+def test_the_built_in_scenes_are_clean() -> None:
+    scenes = {split: Digits(split, length=30) for split in NAMES}
+    assert check_samples("digits", scenes).problems == ()
+
+
+def test_camvid_is_clean(shared_data: Path) -> None:
+    findings = check_dataset(shared_data / "camvid")
+    assert findings.problems == ()
+    assert quick_check(*(open_dataset(shared_data / "camvid", split) for split in ("train", "val"))) == []
+
+
+def test_the_quick_check_says_what_it_saw(root: Path) -> None:
+    train = open_dataset(root, "train")
+    leak(root)
+    untaught(root)
+    save_mask(root / "train/labels/t0.png", np.full(SIZE, 255, np.uint8))
+    said = quick_check(train, open_dataset(root, "val"))
+    assert [line.split()[0] for line in said] == ["1", "1", "1"]
+    assert "t3.png" in said[0] and "void all over" in said[1] and said[2].endswith(": road.")
+    save_mask(root / "train/labels/t1.png", np.full(SIZE, 9, np.uint8))
+    assert "1 of 8 training labels cannot be used" in " ".join(quick_check(train, None))
+
+
+def test_shared_images_are_seen_among_files_of_one_size(root: Path) -> None:
+    leak(root)
+    for path in root.glob("*/images/*.png"):
+        with Image.open(path, formats=("PNG",)) as image:
+            image.save(path.with_suffix(".bmp"))
+        path.unlink()
+    (said,) = quick_check(*(open_dataset(root, split) for split in NAMES))
+    assert said.startswith("1 image stands") and "t3.bmp" in said and "v1.bmp" in said
