@@ -210,3 +210,12 @@ def test_one_band_of_floats_stays_refused(tmp_path):
     root = satellite(tmp_path / "tiles", 1, "float32")
     with pytest.raises(UsageError, match="floating-point"):
         open_dataset(root, "train")[0]
+
+
+def test_check_reads_bands_as_training_does(tmp_path, capsys):
+    root = satellite(tmp_path / "tiles")
+    code, out, _ = call(capsys, "check", root)
+    assert code == 0 and "0 errors" in out
+    (root / "images" / "tile_2.tif").write_bytes((root / "images" / "tile_2.tif").read_bytes()[:300])
+    code, out, _ = call(capsys, "check", root)
+    assert code == 2 and "tile_2.tif" in out

@@ -149,6 +149,7 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
     import torch
 
     from fullconv.cli.show import key_values
+    from fullconv.data.check import quick_check
 
     model, config = job.header.model, job.config
     parameters = sum(p.numel() for p in job.state.net.parameters())
@@ -168,7 +169,8 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
         rows.append(("split", made))
     rows += [("note", note) for note in getattr(job.dataset, "notes", ())]
     console.print(key_values(rows))
-    for doubt in job.doubts:
+    looked = [] if job.state.step else quick_check(job.dataset, job.validation)
+    for doubt in (*job.doubts, *looked):
         console.print(f"note: {doubt}", highlight=False)
     height, width = job.dataset[0].image.shape[:2]
     if config.crop is None and height * width > 1_500_000:
