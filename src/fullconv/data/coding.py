@@ -69,6 +69,11 @@ class Coding:
 
         Raises `UsageError` naming the first value or colour that is no class, its pixel count and its first place.
         """
+        if stored.ndim == 2 and stored.dtype == np.uint8 and self._narrow:
+            known, bytes_of = self._bytes
+            label = bytes_of.take(stored)
+            if known[np.flatnonzero(np.bincount(stored.ravel(), minlength=256))].all():
+                return label
         by_colour = stored.ndim == 3
         keys: NDArray[np.integer] = packed(stored) if by_colour else stored
         if by_colour and self.colours is None:
@@ -88,7 +93,17 @@ class Coding:
         if (label == _STRAY).any():
             key = int(keys.ravel()[np.argmax(label.ravel() == _STRAY)])
             raise UsageError(self.stray_line(path, keys, key, by_colour))
-        return label.astype(np.uint8 if max(len(self.labels) - 1, self.labels.ignore_index) <= 255 else np.int32)
+        return label.astype(np.uint8 if self._narrow else np.int32)
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether every index fits a byte."""
+        return max(len(self.labels) - 1, self.labels.ignore_index) <= 255
+
+    @cached_property
+    def _bytes(self) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """Of each byte: whether it means something, and what."""
+        return self._table[:256] != _STRAY, self._table[:256].astype(np.uint8)
 
     @cached_property
     def _table(self) -> NDArray[np.int32]:

@@ -77,7 +77,9 @@ def collate(samples: list[Sample], fill: Fill) -> Batch:
     if all(s.semantic.shape == s.image.shape[:2] for s in samples):
         samples = [s if s.semantic.shape == size else window(s, 0, 0, size, fill) for s in samples]
     images = np.stack([s.image for s in samples])
-    labels = {task: np.stack([s.tasks[task] for s in samples]).astype(np.int64) for task in samples[0].tasks}
+    labels = {
+        task: np.stack([s.tasks[task] for s in samples], dtype=np.int64, casting="unsafe") for task in samples[0].tasks
+    }
     return Batch(images, labels, tuple(s.name for s in samples))
 
 
