@@ -212,3 +212,13 @@ def test_the_bounds_in_the_page_are_those_of_camvid(shared_data):
         reached = found[int(row["factor"])]
         assert row["mean IU"] == f"{100 * reached.mean_iu:.1f}"
         assert row["pixel acc."] == f"{100 * reached.pixel_accuracy:.1f}"
+
+
+def test_the_table_of_recipes_is_that_of_the_files():
+    from fullconv.cli.options import recipe_names
+
+    rows = table("training.md", "recipe", "to reach")
+    assert sorted(row["recipe"].strip("`") for row in rows) == recipe_names()
+    folder = ROOT / "src" / "fullconv" / "recipes"
+    for row in rows:
+        assert f'expect: "{row["to reach"]}"' in (folder / f"{row['recipe'].strip('`')}.yaml").read_text()

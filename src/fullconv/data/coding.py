@@ -71,9 +71,8 @@ class Coding:
         """
         if stored.ndim == 2 and stored.dtype == np.uint8 and self._narrow:
             known, bytes_of = self._bytes
-            label = bytes_of.take(stored)
             if known[np.flatnonzero(np.bincount(stored.ravel(), minlength=256))].all():
-                return label
+                return bytes_of.take(stored)
         by_colour = stored.ndim == 3
         keys: NDArray[np.integer] = packed(stored) if by_colour else stored
         if by_colour and self.colours is None:
