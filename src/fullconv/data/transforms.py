@@ -83,13 +83,13 @@ def render(sample: Sample, view: View, fill: Fill = _NOWHERE, change: Callable[[
     size.
     """
     size = (sample.image.shape[0], sample.image.shape[1])
+    if view == View.of(size):
+        return sample if change is None else Sample(change(sample.image), sample.label, sample.name)
     for task, label in sample.tasks.items():
         if label.shape != size:
             raise UsageError(
                 f"{sample.name}: the {task} label is {label.shape} and the image {size}; give both one size"
             )
-    if view == View.of(size):
-        return sample if change is None else Sample(change(sample.image), sample.label, sample.name)
     (height, width), (colour, void), (y0, x0, y1, x1) = view.frame, fill, view.box
     top, left = y0 - view.top, x0 - view.left
     if view.mirrored:
