@@ -222,3 +222,14 @@ def test_the_table_of_recipes_is_that_of_the_files():
     folder = ROOT / "src" / "fullconv" / "recipes"
     for row in rows:
         assert f'expect: "{row["to reach"]}"' in (folder / f"{row['recipe'].strip('`')}.yaml").read_text()
+
+
+def test_the_speed_of_training_is_that_of_the_result_file():
+    import json
+
+    found = json.loads((ROOT / "benchmarks" / "results" / "bench-train.json").read_text())
+    for row, way in zip(
+        table("training.md", "way", "seconds", "times as fast", "loss off by"), found["ways"], strict=True
+    ):
+        assert row["way"] == way["way"] and row["seconds"] == f"{way['seconds']:.2f}"
+        assert row["times as fast"] == f"{way['times as fast']:.2f}"

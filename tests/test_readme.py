@@ -48,7 +48,7 @@ def test_the_commands_and_the_python(place, monkeypatch):
         line.split("#")[0] for block in blocks("") for line in block.splitlines() if line.startswith("fullconv ")
     ]
     assert [line.split()[1] for line in commands] == [
-        "check", "train", "evaluate", "predict", "data", "data", "inspect", "convert", "convert", "train",
+        "check", "train", "evaluate", "predict", "data", "data", "inspect", "convert", "convert", "train", "reproduce",
     ]  # fmt: skip
     for line in commands:
         short = line.replace("--epochs 30", "--epochs 1 --crop 32x32").replace("run2 ", "run2 --steps 1 --crop 32x32 ")

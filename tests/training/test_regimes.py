@@ -127,17 +127,29 @@ def test_weighted_is_as_torch_weighs(seed):
 
 
 def test_the_weights_of_classes():
-    counts = np.array([60, 30, 10, 0])
+    counts = np.array([[60, 30, 10, 0]])
     space = LabelSpace.of(list("abcd"))
     assert class_weights("none", counts, space) is None
     inverse = class_weights("inverse", counts, space).numpy()
     np.testing.assert_allclose(inverse, [1 / 1.8, 1 / 0.9, 1 / 0.3, 1], rtol=1e-6)
-    assert np.isclose((inverse * counts / counts.sum()).sum(), 1)
+    assert np.isclose((inverse * counts[0] / counts.sum()).sum(), 1)
     np.testing.assert_allclose(class_weights("median", counts, space), [0.5, 1, 3, 1], rtol=1e-6)
+    twice = np.array([[80, 20, 0, 0], [50, 0, 50, 0]])  # frequencies 0.65, 0.2, 0.5 in the images that hold them
+    np.testing.assert_allclose(class_weights("median", twice, space), [0.5 / 0.65, 2.5, 1, 1], rtol=1e-6)
     assert class_weights("1,2,3,0", counts, space).tolist() == [1, 2, 3, 0]
     for text in ("1,2", "x", "1,2,3,-1", "0,0,0,0", "1,2,3,nan"):
         with pytest.raises(UsageError, match="class_weights"):
             class_weights(text, counts, space)
+
+
+def test_check_prints_the_weights_that_training_uses(digits_folder):
+    from fullconv.data.check import check_dataset
+
+    data = open_dataset(digits_folder, "train")
+    used = class_weights("median", pixel_counts(data), data.labels).numpy()
+    printed = check_dataset(digits_folder).weights
+    for mine, theirs in zip(used, printed, strict=True):
+        assert theirs is None or np.isclose(mine, theirs, rtol=1e-5)
 
 
 @given(st.integers(1, 9), st.floats(0.05, 0.95), st.integers(0, 10**6))

@@ -108,7 +108,7 @@ def objectives_of(config: TrainConfig, dataset: Dataset) -> dict[str, Objective]
     """What is minimized for each task; the weights of classes are for the semantic one."""
     ignore, weights = dataset.labels.ignore_index, None
     if config.class_weights != "none":
-        counts = pixel_counts(dataset).sum(0) if config.class_weights in ("inverse", "median") else None
+        counts = pixel_counts(dataset) if config.class_weights in ("inverse", "median") else None
         weights = class_weights(config.class_weights, counts, dataset.labels)
     return {
         task: Objective(config.loss, ignore, weights if task == SEMANTIC else None, config.hard)

@@ -56,19 +56,23 @@ def random_shift(stride: int, fill: Fill) -> Transform:
 def class_weights(text: str, counts: NDArray[np.int64] | None, labels: LabelSpace) -> Tensor | None:
     """The weight of each class in the loss, (K,) float32; None for ``none``.
 
+    counts: the pixels of each class in each sample (samples, K), or None for weights that do not need them.
     ``inverse``: 1 over the class's share of the pixels, scaled so that the mean over all pixels is 1. ``median``: the
-    median share over the class's share (Eigen and Fergus 2015). A class that does not occur gets 1. Or K numbers.
+    median of the frequencies over the class's, where the frequency of a class is its share of the pixels of the images
+    that hold it (Eigen and Fergus 2015; `fullconv check` prints the same). A class that does not occur gets 1. Or K
+    numbers.
     """
     if text == "none":
         return None
-    counts = np.ones(len(labels), np.int64) if counts is None else counts
-    shares = counts / max(1, counts.sum())
-    present = shares > 0
-    weights = np.ones(len(counts))
+    counts = np.ones((1, len(labels)), np.int64) if counts is None else counts
+    total = counts.sum(0)
+    present = total > 0
+    weights = np.ones(len(labels))
     if text == "inverse":
-        weights[present] = 1 / (present.sum() * shares[present])
+        weights[present] = total.sum() / (present.sum() * total[present])
     elif text == "median":
-        weights[present] = np.median(shares[present]) / shares[present]
+        frequency = total / np.maximum(1, ((counts > 0) * counts.sum(1, keepdims=True)).sum(0))
+        weights[present] = np.median(frequency[present]) / frequency[present]
     else:
         try:
             weights = np.array([float(part) for part in text.split(",")])
