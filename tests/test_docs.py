@@ -233,3 +233,13 @@ def test_the_speed_of_training_is_that_of_the_result_file():
     ):
         assert row["way"] == way["way"] and row["seconds"] == f"{way['seconds']:.2f}"
         assert row["times as fast"] == f"{way['times as fast']:.2f}"
+
+
+def test_the_verdicts_are_those_of_the_result_files():
+    import json
+
+    results = ROOT / "benchmarks" / "results" / "studies"
+    rows = table("studies.md", "study", "data", "command", "verdict")
+    found = {(row["study"], row["verdict"]) for row in rows}
+    files = [json.loads(path.read_text()) for path in results.glob("*/*.json")]
+    assert found == {(result["study"], result["verdict"]) for result in files} and len(rows) == len(files)

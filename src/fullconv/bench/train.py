@@ -55,8 +55,8 @@ def measure(
     config = ModelConfig(backbone, stride=8, num_classes=CLASSES, width=width, padding=padding, dropout=0.0)
     net = build(config)
     for name, parameter in net.named_parameters():
-        if name.startswith("score"):  # scores of zero would give one loss whatever is below them
-            nn.init.normal_(parameter, std=0.01)
+        if parameter.ndim == 4:  # so that what is below the scores tells in them, and so in the loss
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu" if name.startswith("backbone") else "linear")
     count = sum(p.numel() for p in net.parameters())
     image, label = torch.randn(1, 3, *size), torch.randint(0, CLASSES, (1, *size))
     settings = TrainConfig(loss="sum", lr=1e-12, momentum=0.99, batch_size=1)
