@@ -139,3 +139,9 @@ def test_masks_of_0_and_255_are_checked_as_they_will_be_read(digits_folder, tmp_
     assert code == 0
     assert "8 masks in other numbers than before" in out
     assert call(capsys, "check", tmp_path / "clean")[0] == 0
+
+
+@pytest.mark.parametrize("other", ["--html", "--fix"])
+def test_drawing_is_all_that_augment_does(digits_folder, tmp_path, capsys, other):
+    code, _, err = call(capsys, "check", digits_folder, "--augment", tmp_path / "a.png", other, tmp_path / "x")
+    assert code == 2 and "leave out --html and --fix" in err and not (tmp_path / "a.png").exists()

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
     if args.augment is not None:
+        if args.html is not None or args.fix is not None:
+            raise UsageError("--augment draws, and checks nothing; leave out --html and --fix, or run it by itself")
         return augment(console, args)
     if args.recipe is not None or any(hasattr(args, name) for name in (*AUGMENTATION, "input")):
         raise UsageError("check: settings of augmentation without --augment; add --augment FILE.png")
