@@ -203,7 +203,7 @@ def test_the_page_has_a_section_and_a_row_for_each_study():
     sections = [line[3:] for line in page.splitlines() if line.startswith("## ")]
     assert sections == [*STUDIES, "Verdicts"]
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
-    assert rows == ["study", *STUDIES]
+    assert list(dict.fromkeys(rows)) == ["study", *STUDIES]  # one or more data sets each, in their order
     assert all(f"`fullconv reproduce {name}`" in page for name in STUDIES)
 
 
