@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--threads is {args.threads}; give at least 1")
     bar = Bar(console, "checking", 1)
     with bar:
-        found = check_dataset(args.data, args.split, following(bar), args.threads, reading_of(args))
+        found = check_dataset(args.data, args.split, bar.follow, args.threads, reading_of(args))
     if args.json:
         print_json(found.to_dict())
     else:
@@ -91,18 +91,6 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found.ok else 2
 
 
-def following(bar: Any) -> Any:
-    """A progress callback that moves a bar whose length it learns on the way."""
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        if bar.live and bar.task is not None:
-            bar.live.update(bar.task, total=total)
-        bar.update(done)
-
-    return progress
-
-
 def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
     """Write the clean copy, and say what is in it."""
     from fullconv.cli.show import Bar
@@ -110,7 +98,7 @@ def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
 
     bar = Bar(console, "writing", sum(split.images for split in found.splits.values()))
     with bar:
-        made = repair(Path(args.data), args.fix, found, following(bar))
+        made = repair(Path(args.data), args.fix, found, bar.follow)
     pairs = ", ".join(f"{count:,} {split}" for split, count in made.pairs.items())
     console.print(f"written: {args.fix}: {pairs}", highlight=False)
     console.print(

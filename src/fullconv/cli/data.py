@@ -93,8 +93,7 @@ def _get(args: argparse.Namespace, console: Any) -> int:
                 bar.__exit__(None, None, None)
             bars[what] = Bar(console, f"{what}, MiB", 1)
             bars[what].__enter__()
-        bars[what].total = max(1, -(-(total or done) >> 20))
-        bars[what].update(done >> 20)
+        bars[what].follow(done >> 20, max(1, -(-(total or done) >> 20)))
 
     said: list[str] = []
     try:
@@ -123,13 +122,8 @@ def _verify(args: argparse.Namespace, console: Any) -> int:
 
     named = _named(args.given[0])
     bar = Bar(console, "reading", 1)
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
     with bar:
-        found = verify(named, progress)
+        found = verify(named, bar.follow)
     if args.json:
         print_json([{**asdict(split), "complete": split.complete} for split in found])
     else:
@@ -154,13 +148,8 @@ def _convert(args: argparse.Namespace, console: Any) -> int:
 
     named = _named(args.given[0], "sbd")
     bar = Bar(console, "converting", 1)
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
     with bar:
-        written, failed = to_png(named, progress)
+        written, failed = to_png(named, bar.follow)
     if args.json:
         print_json({"written": written, "failed": failed})
     else:
@@ -195,15 +184,10 @@ def _hha(args: argparse.Namespace, console: Any) -> int:
         raise UsageError(f"{shown(args.given[0])}: it has no folder depth; give the folder that holds depth/ID.png")
     folder = Path(args.given[0])
     bar = Bar(console, "encoding", 1)
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done)
-
     raw = folder / "rawdepth"
     with bar:
         camera = _camera(args.camera, folder / "depth")
-        written = encode_folder(folder / "depth", folder / "hha", camera, raw if raw.is_dir() else None, progress)
+        written = encode_folder(folder / "depth", folder / "hha", camera, raw if raw.is_dir() else None, bar.follow)
     if args.json:
         print_json({"written": written})
     else:

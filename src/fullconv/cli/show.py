@@ -84,11 +84,16 @@ class Bar:
         self.done = done
         self.note = self.note if note is None else note
         if self.live and self.task is not None:
-            self.live.update(self.task, completed=done, note=self.note)
+            self.live.update(self.task, completed=done, total=self.total, note=self.note)
         elif time.monotonic() - self.printed >= self.every or done == self.total:
             self.printed = time.monotonic()
             left = (self.printed - self.began) / max(1, done - self.first) * (self.total - done)
             self.console.print(f"{self.title}: {done}/{self.total}  {self.note}  {left:.0f} s left", highlight=False)
+
+    def follow(self, done: int, total: int) -> None:
+        """`update` for work whose length is learned on the way."""
+        self.total = total
+        self.update(done)
 
     def line(self, text: str) -> None:
         """A line above the bar."""

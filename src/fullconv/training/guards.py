@@ -97,8 +97,10 @@ def _whole_classifier(tensors: Mapping[str, Tensor], model: ModelConfig) -> nn.M
     if any(name.startswith("backbone") for name in tensors):
         return None
     try:
-        last = [name for name in build_classifier(model, classes=1).state_dict() if name.endswith("weight")][-1]
-        named = paper_names(tensors, build_classifier(model, classes=1).state_dict())
+        with torch.device("meta"):  # for the names alone
+            names = build_classifier(model, classes=1).state_dict()
+        last = [name for name in names if name.endswith("weight")][-1]
+        named = paper_names(tensors, names)
         classes = named[last].shape[0]
         classifier = build_classifier(model, classes=classes)
         classifier.load_state_dict(

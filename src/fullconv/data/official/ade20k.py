@@ -9,7 +9,7 @@ import numpy as np
 from fullconv.data import SEMANTIC, Label
 from fullconv.data.images import read_label_values
 from fullconv.data.official.about import About, Published
-from fullconv.data.official.split import Split, files_of
+from fullconv.data.official.split import Split, files_of, one_each
 from fullconv.data.official.voc import read_photograph
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import ADE20K
@@ -26,7 +26,7 @@ def read(about: About, root: Path, split: str) -> Split:
         raise UsageError(f"{shown(pictures)}: no pictures; the copy is incomplete, {about.source}")
     images = files_of(about, split, names, pictures, ".jpg")
     labels = files_of(about, split, names, masks, ".png")
-    pairs = tuple((image,) for image in images), tuple((label,) for label in labels)
+    pairs = one_each(images, labels)
     return Split(tuple(names), *pairs, read_photograph, read_label_file)
 
 

@@ -12,7 +12,7 @@ from fullconv.data.images import read_label_values
 from fullconv.data.layouts import Source, scan
 from fullconv.data.masks import packed
 from fullconv.data.official.about import About
-from fullconv.data.official.split import Split, files_of
+from fullconv.data.official.split import Split, files_of, one_each
 from fullconv.data.official.voc import read_photograph
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import CAMVID
@@ -56,7 +56,7 @@ def read(about: About, root: Path, split: str) -> Split:
         )
     pictures = files_of(about, split, names, folder / "701_StillsRaw_full", ".png")
     labels = files_of(about, split, names, folder / "LabeledApproved_full", "_L.png")
-    pairs = tuple((picture,) for picture in pictures), tuple((label,) for label in labels)
+    pairs = one_each(pictures, labels)
     return Split(tuple(names), *pairs, read_photograph, read_colours)
 
 
@@ -80,7 +80,7 @@ def _folders(about: About, split: str, images: Path, masks: Path) -> Split:
         if problem.severity == "error":
             raise UsageError(f"{problem.line()}; {about.source}")
     names, pictures, labels = zip(*found.pairs, strict=True)
-    pairs = tuple((picture,) for picture in pictures), tuple((label,) for label in labels)
+    pairs = one_each(pictures, labels)
     return Split(names, *pairs, read_photograph, read_indices)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from fullconv.data import SEMANTIC, Label
 from fullconv.data.images import read_label_values
 from fullconv.data.official.about import About
-from fullconv.data.official.split import Split, files_of
+from fullconv.data.official.split import Split, files_of, one_each
 from fullconv.data.official.voc import read_photograph
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import CITYSCAPES
@@ -31,7 +31,7 @@ def read(about: About, root: Path, split: str) -> Split:
         raise UsageError(f"{shown(pictures)}: no CITY/*{PICTURE} in it; unpack leftImg8bit_trainvaltest.zip there")
     images = files_of(about, split, names, pictures, PICTURE)
     masks = [] if split in about.unlabelled else files_of(about, split, names, folder / "gtFine" / split, MASK)
-    pairs = tuple((image,) for image in images), tuple((mask,) for mask in masks)
+    pairs = one_each(images, masks)
     return Split(tuple(Path(name).name for name in names), *pairs, read_photograph, read_label_file)
 
 

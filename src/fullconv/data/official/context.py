@@ -11,7 +11,7 @@ import numpy as np
 from fullconv.data import SEMANTIC, Label
 from fullconv.data.matlab import read_mat
 from fullconv.data.official.about import About, Published
-from fullconv.data.official.split import Split, files_of, read_list
+from fullconv.data.official.split import Split, files_of, one_each, read_list, whole_numbers
 from fullconv.data.official.voc import read_photograph
 from fullconv.errors import UsageError, shown
 from fullconv.labels import LabelSpace
@@ -40,7 +40,7 @@ def read(about: About, root: Path, split: str) -> Split:
         space = LabelSpace.of(["background", *read_classes(fewer).values()])
     else:
         space = about.labels
-    pairs = tuple((image,) for image in images), tuple((label,) for label in labels)
+    pairs = one_each(images, labels)
     reader = LabelMap(tuple(number_of(raw, space.names[1:], context / "labels.txt")), max(raw))
     return Split(tuple(names), *pairs, read_photograph, reader, {SEMANTIC: space})
 
@@ -86,14 +86,10 @@ class LabelMap:
 
     def __call__(self, file: Path, task: str) -> Label:
         """(H, W) uint8."""
-        found = read_mat(file, "LabelMap")
-        stray = (found < 0) | (found > self.most) | (found != np.rint(found))
-        if found.ndim != 2 or stray.any():
-            what = f"shape {found.shape}" if found.ndim != 2 else f"the value {found[stray][0]}"
-            raise UsageError(f"{shown(file)}: {what} in a label map of 0 to {self.most}; take another copy")
+        found = whole_numbers(read_mat(file, "LabelMap"), 0, self.most, file, "label map")
         table = np.zeros(self.most + 1, np.uint8)
         table[list(self.numbers)] = np.arange(1, len(self.numbers) + 1)
-        return table[found.astype(np.int64)]
+        return table[found]
 
 
 ABOUT = tuple(

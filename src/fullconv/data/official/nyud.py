@@ -11,7 +11,7 @@ from fullconv.data import SEMANTIC, Image, Label
 from fullconv.data.images import read_image, read_label_values
 from fullconv.data.matlab import read_mat
 from fullconv.data.official.about import About, Published
-from fullconv.data.official.split import Split, files_of, read_list
+from fullconv.data.official.split import Split, files_of, read_list, whole_numbers
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import NYUDV2
 
@@ -78,12 +78,8 @@ def _require_size(file: Path, size: tuple[int, ...], first: Path, wanted: tuple[
 
 def read_label_file(file: Path, task: str) -> Label:
     """(H, W) uint8: the file counts from 1 and has 0 for void; here classes count from 0 and void is 255."""
-    found = read_mat(file, "segmentation")
-    stray = (found < 0) | (found > len(NYUDV2)) | (found != np.rint(found))
-    if found.ndim != 2 or stray.any():
-        what = f"shape {found.shape}" if found.ndim != 2 else f"the value {found[stray][0]}"
-        raise UsageError(f"{shown(file)}: {what} in a label of 0 to {len(NYUDV2)}; take another copy")
-    return np.where(found == 0, 255, found.astype(np.int64) - 1).astype(np.uint8)
+    found = whole_numbers(read_mat(file, "segmentation"), 0, len(NYUDV2), file)
+    return np.where(found == 0, 255, found - 1).astype(np.uint8)
 
 
 _WHAT = {

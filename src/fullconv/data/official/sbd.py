@@ -9,7 +9,7 @@ import numpy as np
 from fullconv.data import SEMANTIC, Label
 from fullconv.data.matlab import read_mat
 from fullconv.data.official.about import About, Published
-from fullconv.data.official.split import Split, files_of, read_list
+from fullconv.data.official.split import Split, files_of, one_each, read_list
 from fullconv.data.official.voc import read_palette, read_photograph
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import VOC
@@ -27,7 +27,7 @@ def read(about: About, root: Path, split: str) -> Split:
     images = files_of(about, split, names, folder / "img", ".jpg")
     converted = all((folder / "cls" / f"{name}.png").is_file() for name in names)
     labels = files_of(about, split, names, folder / "cls", ".png" if converted else ".mat")
-    pairs = tuple((image,) for image in images), tuple((label,) for label in labels)
+    pairs = one_each(images, labels)
     return Split(tuple(names), *pairs, read_photograph, read_label_file)
 
 

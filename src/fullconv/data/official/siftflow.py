@@ -9,7 +9,7 @@ import numpy as np
 from fullconv.data import SEMANTIC, Label
 from fullconv.data.matlab import read_mat
 from fullconv.data.official.about import About, Published
-from fullconv.data.official.split import Split, files_of, read_list
+from fullconv.data.official.split import Split, files_of, read_list, whole_numbers
 from fullconv.data.official.voc import read_photograph
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import SIFTFLOW, SIFTFLOW_GEOMETRIC
@@ -49,12 +49,8 @@ def read(about: About, root: Path, split: str) -> Split:
 
 def read_label_file(file: Path, task: str) -> Label:
     """(H, W) uint8: the files count from 1 and have 0 or -1 for void; here classes count from 0 and void is 255."""
-    found, classes = read_mat(file, "S"), len(TASKS[task])
-    stray = (found < -1) | (found > classes) | (found != np.rint(found))
-    if found.ndim != 2 or stray.any():
-        what = f"shape {found.shape}" if found.ndim != 2 else f"the value {found[stray][0]}"
-        raise UsageError(f"{shown(file)}: {what} in a label of -1 to {classes}; take another copy")
-    return np.where(found <= 0, 255, found.astype(np.int64) - 1).astype(np.uint8)
+    found = whole_numbers(read_mat(file, "S"), -1, len(TASKS[task]), file)
+    return np.where(found <= 0, 255, found - 1).astype(np.uint8)
 
 
 ABOUT = (

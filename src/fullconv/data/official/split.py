@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.data import SEMANTIC, Image, Label, Sample
 from fullconv.data.folder import size_line
@@ -15,6 +16,9 @@ from fullconv.data.layouts import EXAMPLES
 from fullconv.data.official.about import About
 from fullconv.errors import UsageError, shown
 from fullconv.labels import LabelSpace
+
+Files = tuple[tuple[Path, ...], ...]
+"""For each sample the files that belong to it."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Split:
     """
 
     names: tuple[str, ...]
-    images: tuple[tuple[Path, ...], ...]
-    labels: tuple[tuple[Path, ...], ...]
+    images: Files
+    labels: Files
     read_image: Callable[[tuple[Path, ...]], Image]
     read_label: Callable[[Path, str], Label]
     tasks: Mapping[str, LabelSpace] | None = None
@@ -96,6 +100,20 @@ def within(label: Label, space: LabelSpace, file: Path) -> Label:
             f"{shown(file)}: {label[y, x]} at x={x} y={y} is none of the {len(space)} classes; take another copy"
         )
     return label
+
+
+def whole_numbers(found: NDArray[Any], least: int, most: int, file: Path, what: str = "label") -> NDArray[np.int64]:
+    """The array of a ``.mat`` as (H, W) integers; `UsageError` when it is no label of `least` to `most`."""
+    stray = (found < least) | (found > most) | (found != np.rint(found))
+    if found.ndim != 2 or stray.any():
+        held = f"shape {found.shape}" if found.ndim != 2 else f"the value {found[stray][0]}"
+        raise UsageError(f"{shown(file)}: {held} in a {what} of {least} to {most}; take another copy")
+    return found.astype(np.int64)
+
+
+def one_each(images: Sequence[Path], labels: Sequence[Path]) -> tuple[Files, Files]:
+    """`images` and `labels` of a `Split` of one modality and one task: for each sample a tuple of its one file."""
+    return tuple((image,) for image in images), tuple((label,) for label in labels)
 
 
 def read_list(about: About, path: Path) -> list[str]:

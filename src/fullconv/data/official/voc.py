@@ -7,7 +7,7 @@ from pathlib import Path
 from fullconv.data import SEMANTIC, Label
 from fullconv.data.images import read_image, read_label
 from fullconv.data.official.about import About, Published
-from fullconv.data.official.split import Split, files_of, read_list
+from fullconv.data.official.split import Split, files_of, one_each, read_list
 from fullconv.errors import UsageError, shown
 from fullconv.labels.published import VOC
 
@@ -43,8 +43,7 @@ def read(about: About, root: Path, split: str) -> Split:
     names = read_list(about, _list(about, folder, split))
     images = files_of(about, split, names, folder / "JPEGImages", ".jpg")
     masks = [] if split in about.unlabelled else files_of(about, split, names, folder / "SegmentationClass", ".png")
-    labels = tuple((mask,) for mask in masks)
-    return Split(tuple(names), tuple((image,) for image in images), labels, read_photograph, read_palette)
+    return Split(tuple(names), *one_each(images, masks), read_photograph, read_palette)
 
 
 def folder_of(about: About, root: Path) -> Path:
