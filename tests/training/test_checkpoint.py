@@ -1,0 +1,381 @@
+"""The states of a run on disks that fail, and in files with a flipped bit: found whole, or not at all.
+
+FULLCONV_FAULTS=full does the counts of ``make faults``.
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from faulty_disk import (
+    ERRORS,
+    Disk,
+    FailingDisk,
+    ShortDisk,
+    Tape,
+    a_state,
+    after_power_loss,
+    found_in,
+    leftovers,
+    saved,
+    using,
+)
+
+from fullconv import build, weights
+from fullconv.config import ModelConfig, TrainConfig
+from fullconv.errors import RunError, UsageError
+from fullconv.training import State
+from fullconv.training.checkpoint import newest_state, refuse_without_room, save_state, state_bytes
+from fullconv.weights import fingerprint, pack, unpack
+
+FULL = os.environ.get("FULLCONV_FAULTS") == "full"
+
+
+def operations(folder):
+    """How many operations the third save of a run takes."""
+    saved(folder, 1, 2)
+    return saved(folder, 3).count
+
+
+def errors_at_every_operation(folder):
+    """Fail each operation of a save in each way: what was found afterwards, and how often."""
+    counts = {"operations": operations(folder / "count"), "faults": 0, "old": 0, "new": 0, "wrong": 0, "leftovers": 0}
+    places = range(1, counts["operations"] + 1)
+    saved(folder / "two", 1, 2)
+    for code, forever, at in itertools.product(ERRORS, (False, True), places):
+        here = folder / f"{code}-{forever}-{at}"
+        shutil.copytree(folder / "two", here)
+        complained = None
+        try:
+            saved(here, 3, on=FailingDisk(at, OSError(code, os.strerror(code)), forever))
+        except RunError as problem:
+            complained = str(problem)
+        clear = complained is None or (
+            complained.startswith(f"{here / 'step-000000003.safetensors'}: cannot write ")
+            and os.strerror(code) in complained
+            and "\n" not in complained
+        )
+        counts["leftovers"] += len(leftovers(here))
+        found = found_in(here)
+        counts["faults"] += 1
+        counts["old"] += found == 2
+        counts["new"] += found == 3
+        counts["wrong"] += not clear or found not in (2, 3) or (complained is None and found != 3)
+        saved(here, 3)  # and the disk that works again takes the state
+        counts["wrong"] += found_in(here) != 3
+        shutil.rmtree(here)
+    return counts
+
+
+def test_an_error_at_any_operation_leaves_the_old_state_or_the_new_one(tmp_path):
+    counts = errors_at_every_operation(tmp_path)
+    assert counts["wrong"] == counts["leftovers"] == 0
+    assert counts["old"] > 0 and counts["new"] > 0
+    assert counts["old"] + counts["new"] == counts["faults"] == 2 * len(ERRORS) * counts["operations"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_disk_that_takes_little_at_a_time_has_the_same_file(tmp_path, seed):
+    saved(tmp_path / "plain", 1)
+    saved(tmp_path / "short", 1, on=ShortDisk(seed))
+    plain, short = (tmp_path / name / "step-000000001.safetensors" for name in ("plain", "short"))
+    assert short.read_bytes() == plain.read_bytes()
+
+
+def power_losses(folder, tape, saves=4, tears=1, enough=float("inf")):
+    """Save states, cut the power at every moment, and look what is found; until `enough` of it was wrong."""
+    begun, done = [0], [0]
+    for step in range(1, saves + 1):
+        begun.append(len(tape.notes))
+        saved(folder / "last", step, on=tape)
+        done.append(len(tape.notes))
+    counts = {"saves": saves, "operations": tape.count, "states": 0, "old": 0, "new": 0, "wrong": 0}
+    found_here, again = {}, folder / "again"
+    for end in range(len(tape.notes) + 1):
+        old = max(step for step, at in enumerate(done) if at <= end)
+        new = max(step for step, at in enumerate(begun) if at <= end)
+        for files in after_power_loss(tape.notes[:end], tears, seed=end):
+            counts["states"] += 1
+            key = tuple(sorted(files.items()))
+            if key not in found_here:
+                found_here[key] = restarted(again, files)
+            found = found_here[key]
+            counts["old"] += found == old
+            counts["new"] += found == new != old
+            counts["wrong"] += found not in (old, new)
+            if counts["wrong"] >= enough:
+                return counts
+    return counts
+
+
+def restarted(folder, files):
+    """The step that is found in these files after the power is back; 0 for none, and -1 where it cannot go on."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for path, content in files.items():
+        (folder / path.name).write_bytes(content)
+    try:
+        return found_in(folder) or 0
+    except (UsageError, AssertionError):
+        return -1
+
+
+def test_the_power_may_fail_at_any_moment(tmp_path):
+    counts = power_losses(tmp_path, Tape(), **({"saves": 8, "tears": 4} if FULL else {}))
+    assert counts["wrong"] == 0
+    assert counts["states"] > 300 and counts["new"] > 10
+
+
+@pytest.mark.parametrize("forgotten", ["force file", "force folder"])
+def test_the_test_of_power_loss_can_fail(tmp_path, forgotten):
+    assert power_losses(tmp_path, Tape(lambda what, path: what == forgotten), enough=1)["wrong"]
+
+
+def test_old_states_go_only_when_the_disk_has_the_new_one(tmp_path):
+    tape = saved(tmp_path, 1, 2, 3, on=Tape())
+    done = [(what, path.name) for what, path, *_ in tape.notes]
+    assert done[-3:] == [
+        ("replace", f".step-000000003.safetensors.{os.getpid()}.tmp"),
+        ("force folder", tmp_path.name),
+        ("unlink", "step-000000001.safetensors"),
+    ]
+    assert done[-4][0] == "force file"
+
+
+def test_an_old_state_that_cannot_be_deleted_is_no_error(tmp_path):
+    class Keeping(Disk):
+        def operate(self, name, call, *args):
+            if name == "unlink":
+                raise PermissionError(13, "Permission denied")
+            return call(*args)
+
+    saved(tmp_path, 1, 2, 3, 4, on=Keeping())
+    assert found_in(tmp_path) == 4
+
+
+def test_a_state_that_was_passed_over_does_not_push_out_a_whole_one(tmp_path):
+    saved(tmp_path, 4, 6)
+    (tmp_path / "step-000000006.safetensors").write_bytes(b"damaged")
+    assert found_in(tmp_path) == 4
+    saved(tmp_path, 5)
+    assert sorted(path.name[-13] for path in tmp_path.iterdir()) == ["4", "5"]
+
+
+def test_a_run_of_damaged_states_is_not_begun_anew_in_silence(tmp_path):
+    assert newest_state(tmp_path) is None
+    for step in (1, 2):
+        (tmp_path / f"step-00000000{step}.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match="none of its 2 saved states is whole"):
+        newest_state(tmp_path)
+
+
+# One flipped bit
+
+
+def flipped_bits(folder, count, seed=0):
+    """Flip one random bit of the newest of two states, `count` times; half of the places before the tensors."""
+    saved(folder, 1, 2)
+    path = folder / "step-000000002.safetensors"
+    good, rng = path.read_bytes(), random.Random(seed)
+    begin = 8 + int.from_bytes(good[:8], "little")
+    counts = {"bytes": len(good), "flips": count, "found": 0}
+    for number in range(count):
+        place = rng.randrange(begin) if number % 2 else rng.randrange(len(good))
+        counts["found"] += passed_over(path, good, place, rng.randrange(8))
+    return counts
+
+
+def every_bit(folder):
+    """Flip each bit of a state, one after the other."""
+    saved(folder, 1, 2)
+    path = folder / "step-000000002.safetensors"
+    good = path.read_bytes()
+    found = sum(passed_over(path, good, place, bit) for place in range(len(good)) for bit in range(8))
+    return {"bytes": len(good), "flips": 8 * len(good), "found": found}
+
+
+def passed_over(path, good, place, bit):
+    """Whether a state with this bit flipped is refused, and the one before it is found."""
+    bad = bytearray(good)
+    bad[place] ^= 1 << bit
+    path.write_bytes(bad)
+    try:
+        unpack(path)
+    except UsageError as problem:
+        return found_in(path.parent) == 1 and "\n" not in str(problem)
+    return False
+
+
+def test_any_flipped_bit_is_found(tmp_path):
+    counts = every_bit(tmp_path) if FULL else flipped_bits(tmp_path, 1000)
+    assert counts["found"] == counts["flips"]
+
+
+def test_a_file_from_before_the_seal_is_read_and_its_tensors_are_checked(tmp_path):
+    tensors, path = {"a": torch.arange(5.0), "b": torch.ones(2, 3)}, tmp_path / "old.safetensors"
+    text = json.dumps({"step": 7, "sha256": fingerprint(tensors)})
+    safetensors.torch.save_file(tensors, path, {"fullconv": text})
+    read, header = unpack(path)
+    assert header["step"] == 7 and torch.equal(read["b"], tensors["b"])
+    safetensors.torch.save_file({**tensors, "a": torch.arange(5.0) + 1}, path, {"fullconv": text})
+    with pytest.raises(UsageError, match="its tensors do not fit their SHA-256"):
+        unpack(path)
+
+
+GOOD = json.dumps({"sha256": fingerprint({"a": torch.ones(2)})})
+SEAL = weights._seal(GOOD, json.loads(GOOD)["sha256"])
+
+
+@pytest.mark.parametrize(
+    "metadata, words",
+    [
+        ({"fullconv.sha256": SEAL}, "its header is damaged"),
+        ({"fullconv": GOOD, "fullconv.sha257": SEAL}, "its header is damaged"),
+        ({"fullconv": GOOD, "fullconv.sha256": SEAL, "format": "pt"}, "its header is damaged"),
+        ({"fullconv": GOOD, "fullconv.sha256": SEAL[::-1]}, "its header does not fit its SHA-256"),
+        ({"fullconv": GOOD + " ", "fullconv.sha256": SEAL}, "its header does not fit its SHA-256"),
+        ({"fullconv": GOOD[::-1], "fullconv.sha256": SEAL}, "its header is damaged"),
+        ({"fullconv": "[1]"}, "its header is damaged"),
+        ({"fullconv": "{}"}, "its header is damaged"),
+        ({"fullconv": '{"sha256": 1}'}, "its tensors do not fit"),
+    ],
+)
+def test_metadata_that_was_not_written_so_is_refused(tmp_path, metadata, words):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(2)}, path, metadata)
+    with pytest.raises(UsageError, match=words):
+        unpack(path)
+    safetensors.torch.save_file({"a": torch.ones(2)}, path, {"fullconv": GOOD, "fullconv.sha256": SEAL})
+    assert unpack(path)[1] == json.loads(GOOD)
+
+
+# What is in a state
+
+
+@pytest.mark.parametrize("where", ["net", "optimizer", "average"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path, where, value):
+    saved(tmp_path, 1)
+    state = a_state(2)
+    state.average = {name: tensor.clone() for name, tensor in state.net.state_dict().items()}
+    weight = state.net[0].weight
+    place = {
+        "net": weight,
+        "optimizer": state.optimizer.state[weight]["momentum_buffer"],
+        "average": state.average["0.weight"],
+    }[where]
+    with torch.no_grad():
+        place[1, 0, 2, 1] = value
+    with using(Disk()) as disk, pytest.raises(RunError, match=rf"step 2: {where}\.\S*0\.weight .* not finite"):
+        save_state(tmp_path, state, {})
+    assert disk.count == 0
+    assert found_in(tmp_path) == 1
+
+
+KINDS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.int32,
+         torch.int16, torch.int8, torch.uint8, torch.bool]  # fmt: skip
+SHAPES = [(), (0,), (1,), (7,), (3, 0, 2), (3, 5), (5, 3, 3, 2)]
+
+
+def test_tensors_of_every_kind_and_layout_come_back_as_the_library_reads_them(tmp_path):
+    tensors = {
+        f"{kind}{shape}{layout}": make(torch.randint(0, 2, shape).to(kind))
+        for kind, shape in itertools.product(KINDS, SHAPES)
+        for layout, make in {"": torch.clone, " turned": lambda t: t.transpose(0, -1) if t.ndim else t}.items()
+    }
+    size, pieces = pack(tensors, {"note": "é\n\udce9"})
+    path = tmp_path / "x.safetensors"
+    weights.write_pieces(path, size, pieces)
+    assert path.stat().st_size == size
+    library, (ours, header) = safetensors.torch.load_file(path), unpack(path)
+    assert header["note"] == "é\n\udce9" and header["sha256"] == fingerprint(tensors)
+    assert library.keys() == ours.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(library[name], tensor) and torch.equal(ours[name], tensor), name
+        assert ours[name].dtype == tensor.dtype, name
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(content[8:begin])
+    assert all((begin + head[name]["data_offsets"][0]) % tensor.element_size() == 0 for name, tensor in tensors.items())
+
+
+def test_large_tensors_are_saved_in_parts_that_make_the_whole(tmp_path):
+    large = torch.randn(300, 64, 16, 16).contiguous(memory_format=torch.channels_last)  # 19 MB, of more than two parts
+    tensors = {"large": large, "flat": torch.randn(5_000_001), "small": torch.ones(3)}
+    weights.write_pieces(tmp_path / "x.safetensors", *pack(tensors, {}))
+    found, header = unpack(tmp_path / "x.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert header["sha256"] == fingerprint({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def test_what_the_format_has_not_is_refused_by_name():
+    with pytest.raises(RunError, match=r"wave: a safetensors file holds no torch\.complex128; convert"):
+        pack({"wave": torch.zeros(2, dtype=torch.complex128)}, {})
+
+
+# Room on the disk
+
+SMALL = ModelConfig("vgg11_bn", stride=8, num_classes=3, width=1 / 32, native_size=32)
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw"}, {"momentum": 0.0}, {"ema": 0.9}, {"learn": "scores"}])
+def test_the_size_of_a_state_is_known_before_the_first_step(tmp_path, settings):
+    state = State.of(build(SMALL), replace(TrainConfig(), **settings))
+    before = state_bytes(state)
+    for parameter in state.net.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    state.optimizer.step()
+    assert state_bytes(state) == before
+    size = save_state(tmp_path, state, {}).stat().st_size
+    head = int.from_bytes((tmp_path / "step-000000000.safetensors").read_bytes()[:8], "little")
+    assert before == size - 8 - head
+
+
+def test_a_run_without_room_is_refused_before_its_first_step(tmp_path, monkeypatch):
+    state, run = a_state(1), tmp_path / "not" / "yet"
+    net = sum(tensor.nbytes for tensor in state.net.state_dict().values())
+    needed = 3 * state_bytes(state) + 2 * net
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: path == tmp_path and Usage(0, 0, free))
+        if free == needed:
+            refuse_without_room(run, state)
+    with pytest.raises(RunError, match=f"{run}: .* need {needed:,} bytes and the disk has {needed - 1:,} free; free"):
+        refuse_without_room(run, state)
+
+
+def test_what_is_on_the_disk_already_needs_no_room(tmp_path, monkeypatch):
+    """A run that was stopped by a full disk goes on as soon as there is room for one more state and one more net."""
+    saved(tmp_path / "last", 1, 2)
+    state = a_state(2)
+    net = sum(tensor.nbytes for tensor in state.net.state_dict().values())
+    (tmp_path / "model.safetensors").write_bytes(bytes(net))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, state_bytes(state) + net))
+    refuse_without_room(tmp_path, state)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    with pytest.raises(RunError):
+        refuse_without_room(tmp_path, state)
+
+
+def test_the_room_that_is_asked_for_is_the_room_that_is_taken(tmp_path):
+    """The most that lies on the disk while a long run saves, from a tape of its saves, is what was asked for."""
+    state = a_state(1)
+    tape = saved(tmp_path / "last", 1, 2, 3, 4, 5, on=Tape())
+    sizes, most = {}, 0
+    for what, path, *more in tape.notes:
+        if what == "write":
+            sizes[path] = max(sizes.get(path, 0), more[0] + len(more[1]))
+        elif what == "replace":
+            sizes[more[0]] = sizes.pop(path)
+        elif what == "unlink":
+            del sizes[path]
+        most = max(most, sum(sizes.values()))
+    heads = 3 * (max(sizes.values()) - state_bytes(state))
+    assert most - heads == 3 * state_bytes(state)
