@@ -17,8 +17,9 @@ from strict_html import Reader, check
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 from fullconv.labels.published import VOC
-from fullconv.report import Code, Figure, Gallery, Section, Table, percent, render
+from fullconv.report import Code, Figure, Gallery, Section, Strip, Table, percent, render
 from fullconv.report import figures as draw
+from fullconv.report.pictures import view
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -40,9 +41,10 @@ def dot(width: int = 4, height: int = 2, **options: object) -> bytes:
 
 
 def whole_page(text: str) -> str:
-    figure = Figure(dot(), text, text)
-    table = Table((text, "number"), ((text, "1.0"), ("x", "-")), text, swatches=((1, 2, 3), (255, 255, 255)))
-    parts = (figure, Gallery((figure, figure), 2), table, Code(text, text))
+    figure = Figure(dot(), text, text, narrow=dot())
+    table = Table((text, "number"), ((text, "1.0"), ("x", "-")), text, swatches=((1, 2, 3), (255, 255, 255)),
+                  marked=frozenset({(0, 1)}))  # fmt: skip
+    parts = (figure, Gallery((figure, figure), 2), Strip((figure, figure), text), table, Code(text, text))
     return render(text, text, [Section(text, text, parts), Section("two"), Section("three")], {text: text})
 
 
@@ -50,7 +52,7 @@ def whole_page(text: str) -> str:
 def test_any_text_is_shown_and_does_nothing(text: str) -> None:
     reader = check(whole_page(text))
     shown = "".join("\ufffd" if c < " " or "\ud800" <= c <= "\udfff" else c for c in text)
-    assert sum(shown in found for found in reader.texts) >= 8
+    assert sum(shown in found for found in reader.texts) >= 11
 
 
 @settings(max_examples=15, deadline=None)
@@ -82,6 +84,44 @@ def test_a_picture_is_inside_the_page_at_its_true_size() -> None:
     assert Figure(dot(40, 20), "", "x").size == (40, 20)
     with pytest.raises(ValueError, match="no PNG"):
         _ = Figure(b"GIF89a", "", "x").size
+
+
+def test_a_photograph_is_a_jpeg_at_its_true_size() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    photo, flat = view(noise, 40), view(np.zeros_like(noise), 40)
+    assert photo.startswith(b"\xff\xd8") and flat.startswith(b"\x89PNG")
+    assert Figure(photo, "", "x").size == Figure(flat, "", "x").size == (40, 30)
+    assert Figure(photo, "", "x").source.startswith("data:image/jpeg;base64,")
+    # A small picture is enlarged pixel for pixel, so that its pixels can be seen.
+    tiny = view(np.eye(2, dtype=np.uint8)[..., None].repeat(3, 2) * 255, 10)
+    assert np.asarray(Image.open(BytesIO(tiny)).convert("L"))[:, [0, 9, 10, 19]].tolist()[0] == [255, 255, 0, 0]
+
+
+def test_a_phone_gets_the_narrow_drawing() -> None:
+    wide, narrow = dot(40, 20), dot(20, 20)
+    reader = check(render("t", "l", [Section("s", "", (Figure(wide, "", "x", narrow), Figure(wide, "", "y")))], {}))
+    sources = [attributes for tag, attributes in reader.tags if tag == "source"]
+    assert len(sources) == 1 and "max-width" in sources[0]["media"] and sources[0]["srcset"].endswith(" 2x")
+    assert base64.b64decode(sources[0]["srcset"].partition(",")[2].removesuffix(" 2x")) == narrow
+
+
+def test_views_stand_beside_each_other_under_their_titles() -> None:
+    views = tuple(Figure(dot(), title, f"{title} of x") for title in ("image", "truth", "net"))
+    page = render("t", "l", [Section("s", "", (Strip(views, "words"), Strip(views[:2])))], {})
+    reader = check(page)
+    assert reader.texts.count("image") == 2 and reader.texts.count("words") == 1
+    assert page.count('class="views odd" style="--views: 3"') == page.count('class="views" style="--views: 2"') == 1
+    assert [a["alt"] for tag, a in reader.tags if tag == "img"][:3] == ["image of x", "truth of x", "net of x"]
+
+
+def test_cells_that_stand_out_and_long_paths() -> None:
+    path = "/data/" + "a" * 40
+    table = Table(("", "a", "b"), (("x", "1", "2"), ("y", "3", path)), marked=frozenset({(1, 1), (0, 2)}))
+    page = render("t", "l", [Section("s", "", (table,))], {})
+    check(page)
+    assert page.count("<mark>") == 2 and "<mark>3</mark>" in page and "<mark>2</mark>" in page
+    assert f'<span class="long">{path}</span>' in page
+    assert Table(("run", "time"), (("a", "0:01:02"), ("b", "12:00:00"))).numeric == (False, True)
 
 
 def test_columns_of_numbers_are_right_aligned() -> None:
@@ -138,9 +178,26 @@ def test_curves(steps: int) -> None:
     assert tall.getpixel((0, 0))[3] == 0  # the page shows through
 
 
+@pytest.mark.parametrize("runs", [1, 2, 10])
+def test_curves_of_runs_together(runs: int) -> None:
+    logs = {f"run {i}": lines(20 + i, 5) for i in range(runs)}
+    for place, log in enumerate(logs.values()):
+        for line in log:
+            line |= {"seconds": 2.0, "loss": line["loss"] + place / 4}
+    scored = opened(draw.curves_together(logs, 320))
+    bare = opened(draw.curves_together({n: [{**x, "scores": None} for x in log] for n, log in logs.items()}, 320))
+    assert scored.width == bare.width == 640 and scored.height > bare.height
+    colours = np.asarray(scored)[..., :3].reshape(-1, 3)
+    for place in range(runs):
+        assert (colours == draw.run_colour(place)).all(1).any(), place
+    # A sum beside a mean: both can be seen, on a logarithmic scale. A run without a step has no curve.
+    draw.curves_together({**logs, "sum": [{**x, "loss": 1e5 * x["loss"]} for x in logs["run 0"]], "none": []}, 320)
+
+
 def test_curves_of_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="no step"):
-        draw.curves([])
+    for draws in (lambda: draw.curves([]), lambda: draw.curves_together({"a": []})):
+        with pytest.raises(UsageError, match="no step"):
+            draws()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +72,10 @@ def test_every_score_stands_in_the_report(run: Path) -> None:
     assert "5 validation images" in text and f"averaged over {found.averaged} classes" in text
     assert text.count("Worst: digits-val-") == 2 and text.count("Best: digits-val-") == 2
     assert "lenet" in text and "weight_decay" in text and "123.675, 116.28, 103.53" in text
-    assert sum(tag == "img" for tag, _ in reader.tags) == 1 + 1 + 4  # curves, confusion, strips
+    shown = sum(1 for words in reader.texts if "the net says" in words)
+    assert (
+        sum(tag == "img" for tag, _ in reader.tags) == 1 + 1 + 3 * 4 + 4 * shown
+    )  # curves, confusion, worst and best, audit
 
 
 def test_the_same_run_gives_the_same_report(run: Path) -> None:
@@ -106,6 +112,29 @@ def test_a_log_that_was_cut_short(run: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(log + log.splitlines()[0][:20], "utf-8")
     reader = check(write_run_report(tmp_path, load(run / "model.safetensors"), None).read_text("utf-8"))
     assert any(text.startswith("2 steps of up to 2 images") for text in reader.texts)
+
+
+def test_environment_fingerprint_and_memory_are_those_of_the_training(run: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    noted = "".join(json.dumps({**line, "memory": n * 2**30}) + "\n" for n, line in enumerate(lines, start=2))
+    (tmp_path / "log.jsonl").write_text(noted, "utf-8")
+    there = {"python": "3.99.1", "processor": "abacus", "beads": "<b>100"}
+    prints = {"train": "ab" * 32, "val": "cd" * 32}
+    predictor = bare(LabelSpace.of(["a", "b"]), environment=there, data_fingerprint=prints, torch="1.0")
+    texts = check(write_run_report(tmp_path, predictor, None).read_text("utf-8")).texts
+    for name, value in {**there, "torch": "1.0", "data fingerprint, val": "cd" * 8}.items():
+        assert texts[texts.index(name) + 1] == value
+    assert any(f"up to {len(lines) + 1}.0 GiB of memory" in text for text in texts)
+    assert any(text.startswith("Versions and machine are those of the training.") for text in texts)
+    older = check(write_run_report(run, load(run / "model.safetensors"), None).read_text("utf-8")).texts
+    assert older[older.index("python") + 1] == platform.python_version()
+
+
+def test_settings_that_are_not_as_by_default_are_marked(run: Path) -> None:
+    page = write_run_report(run, load(run / "model.safetensors"), None).read_text("utf-8")
+    assert "<mark>lenet</mark>" in page and "<mark>4</mark>" in page  # backbone, stride
+    assert not re.search(r"weight_decay</th>\s*<td[^>]*><mark>", page)
+    assert re.search(r"batch_size</th>\s*<td[^>]*><mark>2</mark>", page)
 
 
 def test_void_images_absent_classes_and_hostile_names(tmp_path: Path) -> None:

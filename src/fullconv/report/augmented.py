@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.config import InputConvention, TrainConfig
-from fullconv.data import SEMANTIC, Dataset, Image, Sample, photograph
+from fullconv.data import SEMANTIC, Dataset, Image, Sample
 from fullconv.data.images import overlay
 from fullconv.data.stream import Stream, sample_index
 from fullconv.data.transforms import augmentation, outside
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
-from fullconv.report.pictures import Picture, side_by_side
+from fullconv.report.pictures import Picture, seen, side_by_side
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,4 @@ def draw_augmented(
 
 
 def _seen(image: Image, label: NDArray[np.integer], labels: LabelSpace) -> Picture:
-    pixels = photograph(image)
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return overlay(pixels, label, labels)
+    return overlay(seen(image), label, labels)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.atomic import write_atomically
-from fullconv.data import Dataset, Sample, images, photograph
+from fullconv.data import Dataset, Sample
 from fullconv.data.findings import Findings, Mark
 from fullconv.errors import UsageError, shown
 from fullconv.labels import LabelSpace
 from fullconv.report.figures import FAINT, _figure, _quiet, _saved
 from fullconv.report.page import Figure, Gallery, Section, Table, percent, render
-from fullconv.report.pictures import INK, Picture, shortened, side_by_side
+from fullconv.report.pictures import INK, over_gray, seen, shortened, side_by_side
+from fullconv.report.words import counted
 
 SAMPLES, MARKED = 4, 8
 SEVERITY = {"error": (205, 60, 60), "warning": (222, 158, 44)}
@@ -39,7 +40,7 @@ def write_check_page(path: Path, found: Findings, seed: int = 0) -> Path:
     facts = {"pairs": f"{images_in_all:,}", "classes": str(len(found.labels)) if found.labels else "-"}
     facts |= {"errors": str(errors), "warnings": str(warnings)}
     verdict = "It is ready to train." if found.ok else "It cannot be used as it is."
-    counts = [_count(n, word) for n, word in ((errors, "error"), (warnings, "warning")) if n]
+    counts = [counted(n, word) for n, word in ((errors, "error"), (warnings, "warning")) if n]
     what = f"there {'is' if errors + warnings == 1 else 'are'} {' and '.join(counts)}" if counts else "nothing is wrong"
     lead = f"All files of {found.name} were read: {what}. {verdict}"
     page = render(f"Check of {Path(found.name).name or found.name}", lead, [s for s in sections if s], facts)
@@ -217,14 +218,7 @@ def _read(dataset: Dataset, index: int) -> Sample | None:
 
 def _strip(sample: Sample, labels: LabelSpace, words: str) -> Figure:
     """The image, and its label in the colours of the classes over the image in gray."""
-    image: Picture = photograph(sample.image)
-    if image.shape[2] != 3:
-        image = np.repeat(image[:, :, :1], 3, axis=2)
-    gray = (48 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]))).astype(np.uint8)
+    image = seen(sample.image)
     label = np.where(sample.semantic < len(labels), sample.semantic, labels.ignore_index)
-    over = images.overlay(np.repeat(gray[:, :, None], 3, axis=2), label, labels, 0.7)
+    over = over_gray(image, label, labels)
     return Figure(side_by_side([[image, over]], width=358), words, f"Image and label of {words}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

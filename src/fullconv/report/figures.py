@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["colour_label", "confusion", "curves", "heat_map", "side_by_side"]
+__all__ = ["colour_label", "confusion", "curves", "curves_together", "heat_map", "run_colour", "side_by_side"]
 
 FAINT = "#767b8240"
 BLUE, ORANGE = "#3b82d6", "#d97a26"
+RUNS = (BLUE, ORANGE, "#2f9e6e", "#a067d6", "#d65353", "#1fa0b4", "#a58a1c", "#d062a2")  # legible on white and black
 PALE, DEEP = "#5a88cc", "#1d4f9e"  # a share of 0.2 and of 1 in the confusion matrix; white is legible on both
 
 
@@ -103,9 +104,8 @@ def curves(log: Sequence[Mapping[str, Any]], width: int = 640) -> bytes:
     parts = [("loss", 220), *([("iu", 160)] if points else []), ("rate", 70)]
     figure = _figure(width, sum(h for _, h in parts) + 70)
     grid = figure.subplots(len(parts), 1, sharex=True, height_ratios=[h for _, h in parts])
-    figure.subplots_adjust(
-        left=58 / width, right=1 - 16 / width, top=0.955, bottom=46 / (figure.get_figheight() * 96), hspace=0.22
-    )
+    height = figure.get_figheight() * 96
+    figure.subplots_adjust(left=58 / width, right=1 - 16 / width, top=1 - 24 / height, bottom=46 / height, hspace=0.22)
     panel: dict[str, Axes] = {name: axes for (name, _), axes in zip(parts, grid, strict=True)}
     for axes in panel.values():
         _quiet(axes)
@@ -146,6 +146,73 @@ def curves(log: Sequence[Mapping[str, Any]], width: int = 640) -> bytes:
     if len(log) == 1:
         panel["rate"].set_xticks(steps)
     panel["rate"].xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    return _saved(figure)
+
+
+def run_colour(place: int) -> tuple[int, int, int]:
+    """The colour of the curves of one of several runs.
+
+    >>> run_colour(0) == run_colour(8)
+    True
+    """
+    code = RUNS[place % len(RUNS)]
+    return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
+
+
+def curves_together(logs: Mapping[str, Sequence[Mapping[str, Any]]], width: int = 640) -> bytes:
+    """The curves of several runs: the running mean of the loss and the mean IU by step, and the mean IU by the time
+    that training took.
+
+    logs: name -> lines of ``log.jsonl``; a run without a line has no curve. Each run has the colour `run_colour` of its
+    place, from the ninth on with a dashed line. The panels of the mean IU are left out when there was no evaluation.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not any(logs.values()):
+        raise UsageError("figures: no step to draw the curves of; train first")
+    lines = [(place, name, log) for place, (name, log) in enumerate(logs.items()) if log]
+    points = [
+        [(n, line) for n, line in enumerate(log) if (line.get("scores") or {}).get("mean_iu") is not None]
+        for _, _, log in lines
+    ]
+    parts = [("loss", 210), *([("iu", 190), ("time", 190)] if any(points) else [])]
+    height = sum(h for _, h in parts) + 62 * len(parts)
+    figure = _figure(width, height)
+    grid = figure.subplots(len(parts), 1, height_ratios=[h for _, h in parts], squeeze=False)[:, 0]
+    figure.subplots_adjust(
+        left=58 / width, right=1 - 16 / width, top=1 - 24 / height, bottom=46 / height, hspace=0.42
+    )  # fmt: skip
+    panel: dict[str, Axes] = {name: axes for (name, _), axes in zip(parts, grid, strict=True)}
+    for axes in panel.values():
+        _quiet(axes)
+    ends, values = [], []
+    for (place, _, log), found in zip(lines, points, strict=True):
+        dashed = "-" if place < len(RUNS) else "--"
+        style: dict[str, Any] = {"color": RUNS[place % len(RUNS)], "linestyle": dashed, "linewidth": 1.6}
+        steps, loss = ([line[key] for line in log] for key in ("step", "loss"))
+        mean = _running_mean(np.array(loss, dtype=np.float64), max(1, len(log) // 40))
+        panel["loss"].plot(steps, mean, marker="o" if len(log) == 1 else None, **style)
+        ends.append(float(np.quantile(mean, 0.99)))
+        values.append(max(float(np.median(mean)), 1e-12))
+        minutes = np.cumsum([line["seconds"] for line in log]) / 60
+        reached = [100 * line["scores"]["mean_iu"] for _, line in found]
+        for name, x in (("iu", [line["step"] for _, line in found]), ("time", [minutes[n] for n, _ in found])):
+            if found:
+                panel[name].plot(x, reached, marker="o", markersize=4, **style)
+    if max(values) > 30 * min(values):
+        panel["loss"].set_yscale("log")
+        panel["loss"].grid(axis="y", color=FAINT, linewidth=0.7)
+    else:
+        panel["loss"].set_ylim(0, 1.1 * max(*ends, 1e-12))
+    titles = {"loss": "loss (mean of some steps)", "iu": "mean IU on the validation split, %",
+              "time": "the same by time, %"}  # fmt: skip
+    for name, axes in panel.items():
+        _name(axes, titles[name])
+        axes.set_xlabel("minutes of training" if name == "time" else "step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=name != "time"))
+        if name != "loss":
+            axes.set_ylim(0, None)
+        axes.set_xlim(0, None)
     return _saved(figure)
 
 

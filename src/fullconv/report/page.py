@@ -15,7 +15,7 @@ from io import BytesIO
 from fullconv import __version__
 from fullconv.labels import Colour
 
-_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?( ?%)?|-", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+−]?\d[\d,.]*(e[-+]?\d+)?( ?%)?|\d+:\d\d:\d\d|-", re.IGNORECASE)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -32,30 +32,42 @@ def percent(fraction: float | None) -> str:
 class Figure:
     """A picture with its words.
 
-    png: the file's bytes; the resolution written in it (96 dots an inch if none) decides how wide it is shown.
-    caption: stands below it; may be empty. alt: what it shows, for somebody who cannot see it.
+    picture: the bytes of a PNG or JPEG; the resolution written in it (96 dots an inch if none) decides how wide it is
+    shown. caption: stands below it; may be empty. alt: what it shows, for somebody who cannot see it. narrow: the same
+    drawn for the width of a phone, where its letters would else be too small.
     """
 
-    png: bytes
+    picture: bytes
     caption: str
     alt: str
+    narrow: bytes | None = None
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """(width, height) in CSS pixels. Raises `ValueError` when the bytes are no PNG."""
+        """(width, height) in CSS pixels. Raises `ValueError` when the bytes are neither PNG nor JPEG."""
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(BytesIO(self.png), formats=["PNG"]) as picture:
+            with Image.open(BytesIO(self.picture), formats=["PNG", "JPEG"]) as picture:
                 dots = picture.info.get("dpi", (96, 96))[0] or 96
                 return round(picture.width * 96 / dots), round(picture.height * 96 / dots)
         except UnidentifiedImageError:
-            raise ValueError(f"figure '{self.alt}': its bytes are no PNG") from None
+            raise ValueError(f"figure '{self.alt}': its bytes are no PNG and no JPEG") from None
 
     @property
     def source(self) -> str:
         """The picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+        return _data(self.picture)
+
+    @property
+    def narrow_source(self) -> str | None:
+        """The one for a phone, if any."""
+        return None if self.narrow is None else _data(self.narrow)
+
+
+def _data(picture: bytes) -> str:
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode()
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,21 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Views of one thing beside each other, each under its title (its caption), and words for all of them. Where the
+    page is narrow they stand two in a row, the first of an odd number alone above the others.
+    """
+
+    views: tuple[Figure, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of texts; the first column names the row.
 
-    caption: stands above it; may be empty. swatches: a colour for each row, drawn before its name.
+    caption: stands above it; may be empty. swatches: a colour for each row, drawn before its name. marked: (row,
+    column) of the cells that stand out.
 
     A column of numbers, and dashes for missing ones, is set flush right:
 
@@ -82,6 +105,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     swatches: tuple[Colour, ...] | None = None
+    marked: frozenset[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:
         widths = {len(row) for row in self.rows} - {len(self.header)}
@@ -113,7 +137,7 @@ class Section:
 
     heading: str
     text: str = ""
-    parts: tuple[Figure | Table | Gallery | Code, ...] = ()
+    parts: tuple[Figure | Table | Gallery | Strip | Code, ...] = ()
 
     @property
     def paragraphs(self) -> list[str]:

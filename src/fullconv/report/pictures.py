@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.data import Image as Pixels
+from fullconv.data import images, photograph
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
+from fullconv.report.regions import widened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +46,47 @@ def colour_label(label: NDArray[np.integer], labels: LabelSpace) -> Picture:
         )
     palette = np.array([*labels.palette, labels.void_colour], dtype=np.uint8)
     return palette[np.where(void, len(labels), label)]
+
+
+def seen(image: Pixels) -> Picture:
+    """What there is to look at of any image, as (H, W, 3): one channel is gray, a fourth is left out."""
+    pixels = photograph(image)
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels[:, :, :1], 3, axis=2)
+
+
+def over_gray(image: Picture, label: NDArray[np.integer], labels: LabelSpace) -> Picture:
+    """The classes of a label (H, W) in their colours over the image in gray; background and void are left gray.
+
+    The gray is lifted towards the middle: under it no colour of a class changes its hue, or drowns.
+    """
+    gray = (48 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]))).astype(np.uint8)
+    return images.overlay(np.repeat(gray[:, :, None], 3, axis=2), label, labels, 0.7)
+
+
+def outlined(image: Picture, mask: NDArray[np.bool_], width: int) -> Picture:
+    """The image with a mask (H, W) in its own light, the rest dimmed, and a yellow line between them.
+
+    width: CSS pixels that the image is shown wide, for the line.
+
+    >>> outlined(np.full((1, 3, 3), 100, np.uint8), np.array([[True, False, False]]), 5)[0].tolist()
+    [[100, 100, 100], [255, 221, 0], [45, 45, 45]]
+    """
+    line = max(1, round(1.5 * image.shape[1] / width))
+    found = (image * np.where(mask, 1, 0.45)[..., None]).astype(np.uint8)
+    found[widened(mask, line) & ~mask] = (255, 221, 0)
+    return found
+
+
+def view(picture: Picture, width: int) -> bytes:
+    """A picture to be shown `width` CSS pixels wide: a PNG, or a JPEG where that is smaller (a photograph).
+
+    >>> view(np.zeros((4, 4, 3), np.uint8), 8)[1:4]
+    b'PNG'
+    """
+    shown = _at_width(picture, width * DENSITY)
+    photo = BytesIO()
+    shown.save(photo, format="JPEG", quality=90, subsampling=0, dpi=(96 * DENSITY, 96 * DENSITY))
+    return min(_png(shown), photo.getvalue(), key=len)
 
 
 def side_by_side(rows: Sequence[Sequence[Picture]], titles: Sequence[str] = (), width: int = 736) -> bytes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,15 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.atomic import write_atomically
-from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
-from fullconv.data import SEMANTIC, Dataset, images, photograph
+from fullconv.data import SEMANTIC, Dataset
 from fullconv.evaluation import confusions, present_only
 from fullconv.inference import Predictor
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Counts, scores
 from fullconv.report import figures
-from fullconv.report.page import Code, Figure, Gallery, Section, Table, percent, render
-from fullconv.training.run import read_log
+from fullconv.report.again import again_section, settings_section
+from fullconv.report.audit import TRAINING, Audit, Overheard, Passing, look_at_training
+from fullconv.report.page import Figure, Section, Strip, Table, percent, render
+from fullconv.report.pictures import over_gray, seen, view
+from fullconv.report.suspects import audit_section
+from fullconv.report.words import counted, data_name, duration, gib, with_sign
+from fullconv.training.log import read_log
 
 FOUR = {
     "mean_iu": "mean IU",
@@ -30,6 +33,10 @@ FOUR = {
     "frequency_weighted_iu": "frequency weighted IU",
 }
 """The four numbers of the paper, the one that nets are compared by first."""
+
+NARROW = 358
+"""CSS pixels that a figure is drawn wide for a phone."""
+_WIDTH = 238  # CSS pixels of a picture, three in a row
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,31 @@ class Evaluated:
     ranking: tuple[tuple[float, int, str], ...]
 
 
-def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | None, worst_and_best: int = 3) -> Path:
+def write_run_report(
+    folder: Path,
+    predictor: Predictor,
+    validation: Dataset | None,
+    worst_and_best: int = 3,
+    training: Dataset | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Write ``report.html`` into the run folder, whole or not at all, and return its path.
 
     predictor: the best net of the run. validation: what it is scored on now; without it, the scores noted in the
     checkpoint are shown, if any. worst_and_best: how many images to show of each kind, never one as both.
-    Raises `UsageError` when the data is of another label space than the net, `RunError` when the file cannot be
-    written.
+    training: what it was trained on, of which up to `TRAINING` images are audited beside those of `validation`.
+    progress: called with (images done, images in all). Raises `UsageError` when the data is of another label space
+    than the net, `RunError` when the file cannot be written.
     """
     log = read_log(folder)
     provenance = predictor.header.provenance
-    evaluated = _evaluate(predictor, validation) if validation is not None and len(validation) else None
+    validation = validation if validation is not None and len(validation) else None
+    sizes = {split: len(data) for split, data in (("val", validation), ("train", training)) if data is not None}
+    audit = Audit(predictor.labels)
+    follow = _parts(progress, sizes.get("val", 0), min(TRAINING, sizes.get("train", 0)))
+    evaluated = _evaluate(predictor, validation, audit, follow[0]) if validation is not None else None
+    if training is not None:
+        look_at_training(audit, predictor, training, progress=follow[1])
     names = predictor.labels.names
     numbers = provenance.get("val")
     if evaluated is not None and validation is not None:
@@ -65,19 +86,21 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
     if evaluated is not None and validation is not None:
         sections.append(_confusion(evaluated.counts[SEMANTIC], names))
         sections.append(_pictures(evaluated, predictor, validation, worst_and_best))
-    sections += [_settings(predictor), _again(predictor)]
+    if audit.images:
+        sections.append(audit_section(audit, numbers["mean_iu"] if numbers else None, sizes))
+    sections += [settings_section(predictor), again_section(predictor)]
 
     if numbers:
-        facts = {name: _with_sign(percent(numbers[key])) for key, name in FOUR.items()}
+        facts = {name: with_sign(percent(numbers[key])) for key, name in FOUR.items()}
         if evaluated is not None and "geometric" in evaluated.counts:
             reached = scores(evaluated.counts["geometric"]).pixel_accuracy
-            facts["geometric pixel accuracy"] = _with_sign(percent(reached))
+            facts["geometric pixel accuracy"] = with_sign(percent(reached))
     else:
         facts = {"steps": f"{log[-1]['step']:,}", "last loss": f"{log[-1]['loss']:.4g}"} if log else {}
     model = predictor.header.model
     page = render(
-        f"FCN-{model.stride}s of {model.backbone} on {_data_name(str(provenance.get('data', 'its data')))}",
-        _lead(predictor, numbers, validation if evaluated is not None else None, log),
+        f"FCN-{model.stride}s of {model.backbone} on {data_name(str(provenance.get('data', 'its data')))}",
+        _lead(predictor, numbers, validation, log),
         sections,
         facts,
     )
@@ -86,16 +109,35 @@ def write_run_report(folder: Path, predictor: Predictor, validation: Dataset | N
     return target
 
 
-def _evaluate(predictor: Predictor, validation: Dataset) -> Evaluated:
+def _parts(progress: Callable[[int, int], None] | None, *lengths: int) -> list[Callable[[int, int], None] | None]:
+    """One progress for several parts of the work, one after the other."""
+    if progress is None:
+        return [None] * len(lengths)
+    whole = sum(lengths)
+
+    def part(before: int) -> Callable[[int, int], None]:
+        return lambda done, _: progress(before + done, whole)
+
+    return [part(sum(lengths[:number])) for number in range(len(lengths))]
+
+
+def _evaluate(
+    predictor: Predictor, validation: Dataset, audit: Audit, progress: Callable[[int, int], None] | None
+) -> Evaluated:
     """All images once. Of each only its mean IU is kept: the matrices of many classes would fill the memory."""
     total = {task: np.zeros((len(space),) * 2, np.int64) for task, space in predictor.header.tasks.items()}
     ranking = []
-    for index, (name, counts) in enumerate(confusions(predictor, validation)):
+    overheard, passing = Overheard(predictor), Passing(validation)
+    for index, (name, counts) in enumerate(confusions(overheard, passing)):
+        assert passing.last is not None
+        audit.look("val", passing.last, overheard.said[SEMANTIC][0])
         for task, found in counts.items():
             total[task] += found
         reached = scores(counts[SEMANTIC]).mean_iu
         if reached is not None:  # an image that is void all over has no score
             ranking.append((reached, index, name))
+        if progress is not None:
+            progress(index + 1, len(validation))
     return Evaluated(total, tuple(sorted(ranking)))
 
 
@@ -107,16 +149,18 @@ def _lead(
 ) -> str:
     model, provenance = predictor.header.model, predictor.header.provenance
     width = "" if model.width == 1 else f" at {model.width:g} of its width"
-    length = f" for {_count(log[-1]['step'], 'step')}" if log else ""
+    length = f" for {counted(log[-1]['step'], 'step')}" if log else ""
     trained = (
         f"An FCN-{model.stride}s of {model.backbone}{width}, trained on {provenance.get('data', 'its data')}{length}."
     )
     if not numbers:
         return f"{trained} No validation split was given, so nothing here says how it does on images it has not seen."
-    where = f"{_count(len(validation), 'validation image')}" if validation is not None else "the validation split"
-    over = _count(numbers["classes_averaged"], "class", "classes")
-    reached = f"It reaches a mean IU of {_with_sign(percent(numbers['mean_iu']))} on {where}, averaged over {over}."
-    chosen = f"This is the net of step {provenance['step']:,}, the best of the run." if provenance.get("step") else ""
+    where = f"{counted(len(validation), 'validation image')}" if validation is not None else "the validation split"
+    over = counted(numbers["classes_averaged"], "class", "classes")
+    reached = f"It reaches a mean IU of {with_sign(percent(numbers['mean_iu']))} on {where}, averaged over {over}."
+    chosen = f"This is the net of step {provenance['step']:,}" if provenance.get("step") else ""
+    if chosen:  # without a validation split during training there was nothing to choose by
+        chosen += ", the best of the run." if provenance.get("val") else "."
     noted = "" if validation is not None else "The scores are those noted during training."
     return " ".join(filter(None, (trained, reached, chosen, noted)))
 
@@ -125,14 +169,17 @@ def _training(log: list[dict[str, Any]]) -> Section:
     if not log:
         return Section("Training", "The log of this run holds no step.")
     seconds = [line["seconds"] for line in log]
-    batch = _count(max(line["images"] for line in log), "image")
+    batch = counted(max(line["images"] for line in log), "image")
     text = (
-        f"{_count(len(log), 'step')} of up to {batch}, {_duration(sum(seconds))} in all, {median(seconds):.2g} s a "
+        f"{counted(len(log), 'step')} of up to {batch}, {duration(sum(seconds))} in all, {median(seconds):.2g} s a "
         f"step (median). The loss went from {log[0]['loss']:.4g} to {log[-1]['loss']:.4g}."
     )
-    evaluations = _count(sum(1 for line in log if line.get("scores")), "evaluation")
+    evaluations = counted(sum(1 for line in log if line.get("scores")), "evaluation")
+    memory = max((line["memory"] for line in log if line.get("memory")), default=None)
+    if memory is not None:
+        text += f" The process needed up to {gib(memory)} of memory."
     alt = f"Curves over the steps: the loss, the mean IU at {evaluations}, the learning rate. {text}"
-    return Section("Training", text, (Figure(figures.curves(log), "", alt),))
+    return Section("Training", text, (Figure(figures.curves(log), "", alt, figures.curves(log, NARROW)),))
 
 
 def _classes(numbers: Mapping[str, Any], labels: LabelSpace) -> Section:
@@ -156,8 +203,9 @@ def _confusion(counts: Counts, names: tuple[str, ...]) -> Section:
     )
     alt = "Confusion matrix, rows are truth. The most frequent mistakes stand in the table that follows."
     matrix = Figure(
-        figures.confusion(counts, names), "Of the pixels of each class, the percentage taken for each class.", alt
-    )
+        figures.confusion(counts, names), "Of the pixels of each class, the percentage taken for each class.", alt,
+        figures.confusion(counts, names, NARROW),
+    )  # fmt: skip
     return Section("Mistakes", "", (matrix, table) if rows else (matrix,))
 
 
@@ -166,32 +214,33 @@ def _pictures(evaluated: Evaluated, predictor: Predictor, validation: Dataset, m
     ranking = evaluated.ranking
     worst = ranking[: min(most, (len(ranking) + 1) // 2)]
     best = ranking[::-1][: min(most, len(ranking) // 2)]
-    galleries = tuple(
-        Gallery(tuple(_picture(predictor, validation, place, kind) for place in places), columns=1)
+    strips = tuple(
+        _picture(predictor, validation, place, kind)
         for kind, places in (("Worst", worst), ("Best", best))
-        if places
+        for place in places
     )
     text = (
         "The validation images with the lowest mean IU, the worst first, then those with the highest, the best first. "
         "Each is scored over the classes that it holds or that were predicted in it. Truth and prediction lie in the "
         "colours of their classes over the image in gray; background and void are left gray."
     )
-    return Section("Worst and best images", text if galleries else "No validation image could be scored.", galleries)
+    return Section("Worst and best images", text if strips else "No validation image could be scored.", strips)
 
 
-def _picture(predictor: Predictor, validation: Dataset, place: tuple[float, int, str], kind: str) -> Figure:
+def _picture(predictor: Predictor, validation: Dataset, place: tuple[float, int, str], kind: str) -> Strip:
     reached, index, name = place
     sample, labels = validation[index], predictor.labels
     prediction = predictor(sample.image).prediction
-    # Gray, and lifted towards the middle: under it no colour of a class changes its hue, or drowns.
-    image, truth = photograph(sample.image), sample.semantic
-    gray = (48 + 0.7 * (image @ np.array([0.299, 0.587, 0.114]))).astype(np.uint8)
-    ground = np.repeat(gray[:, :, None], 3, axis=2)
-    strip = [image, *(images.overlay(ground, values, labels, 0.7) for values in (truth, prediction))]
-    words = f"{name}: mean IU {_with_sign(percent(reached))}. Truth: {_held(truth, labels)}. "
+    image, truth = seen(sample.image), sample.semantic
+    words = f"{name}: mean IU {with_sign(percent(reached))}. Truth: {_held(truth, labels)}. "
     words += f"Prediction: {_held(prediction, labels)}."
-    png = figures.side_by_side([strip], ("image", "truth", "prediction"))
-    return Figure(png, f"{kind}: {words}", f"Image, truth and prediction of {words}")
+    views = {
+        "image": image,
+        "truth": over_gray(image, truth, labels),
+        "prediction": over_gray(image, prediction, labels),
+    }
+    shown = tuple(Figure(view(p, _WIDTH), title, f"{title} of {name}") for title, p in views.items())
+    return Strip(shown, f"{kind}: {words}")
 
 
 def _held(values: NDArray[np.integer], labels: LabelSpace) -> str:
@@ -200,106 +249,3 @@ def _held(values: NDArray[np.integer], labels: LabelSpace) -> str:
     found = [labels.names[i] for i in np.argsort(-counts, kind="stable") if counts[i]]
     rest = f" and {len(found) - 6} more" if len(found) > 6 else ""
     return ", ".join(found[:6]) + rest if found else "void only"
-
-
-def _settings(predictor: Predictor) -> Section:
-    header = predictor.header
-    tables = (
-        ("Model", ModelConfig, to_mapping(header.model)),
-        ("Training", TrainConfig, header.provenance.get("train") or {}),
-        ("Input: how pixels become the input of the net", InputConvention, header.input.to_dict()),
-    )
-    return Section("Settings", "", tuple(_setting_table(*table) for table in tables if table[2]))
-
-
-def _setting_table(caption: str, settings: type, values: Mapping[str, Any]) -> Table:
-    meaning = {spec.name: str(spec.metadata.get("help", "")) for spec in fields(settings)}
-    order = [*(name for name in meaning if name in values), *(name for name in values if name not in meaning)]
-    rows = tuple((name, _plain(values[name]), meaning.get(name, "")) for name in order)
-    if not all(row[2] for row in rows):
-        return Table(("setting", "value"), tuple(row[:2] for row in rows), caption)
-    return Table(("setting", "value", "meaning"), rows, caption)
-
-
-def _again(predictor: Predictor) -> Section:
-    """What else is needed to do it again: data, weights, versions, machine, command."""
-    import torch
-
-    provenance = predictor.header.provenance
-    rows = (
-        ("data", _plain(provenance.get("data"))),
-        ("classes", str(len(predictor.labels))),
-        ("weights begun with", _plain(provenance.get("weights") or "none, random")),
-        ("parameters", f"{sum(p.numel() for p in predictor.net.parameters()):,}"),
-        ("fullconv", _plain(provenance.get("fullconv"))),
-        ("PyTorch", _plain(provenance.get("torch"))),
-        ("Python", platform.python_version()),
-        ("processor", f"{_processor()}, {_count(torch.get_num_threads(), 'thread')}"),
-        ("system", f"{platform.system()} {platform.machine()}"),
-    )
-    parts: tuple[Table | Code, ...] = (Table(("what", "which"), rows),)
-    if provenance.get("command"):
-        parts += (Code(str(provenance["command"]), "The command of this run."),)
-    text = (
-        "The versions of fullconv and PyTorch are those of the training; the machine is the one that wrote this page."
-    )
-    return Section("To do it again", text, parts)
-
-
-# -- words and numbers ------------------------------------------------------------------------------------------------
-
-
-def _processor() -> str:
-    """The processor as its maker calls it; on Linux only /proc knows."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text("utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def _plain(value: Any) -> str:
-    """A setting as one would write it.
-
-    >>> _plain([288, 384]), _plain(True), _plain(None), _plain([103.53, 116.28])
-    ('288, 384', 'true', '-', '103.53, 116.28')
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _data_name(data: str) -> str:
-    """A data set in a title.
-
-    >>> _data_name("voc2012:/data/VOC2012"), _data_name("pictures/leaves"), _data_name("digits")
-    ('voc2012', 'leaves', 'digits')
-    """
-    name, colon, _ = data.partition(":")
-    return name if colon and "/" not in name and len(name) > 1 else Path(data).name or data
-
-
-def _with_sign(number: str) -> str:
-    return number if number == "-" else f"{number} %"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    """A number with its noun: ``1 step``, ``1,000 steps``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _duration(seconds: float) -> str:
-    """A time to be read.
-
-    >>> _duration(4.23), _duration(125), _duration(7260)
-    ('4.2 s', '2 min 5 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
