@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test quick lint types clean
+.PHONY: demo test quick faults lint types clean
 
 demo: $(VENV)/.demo  ## the environment, then the main job on built-in data
 	$(BIN)/fullconv demo --out $(OUT)
@@ -14,6 +14,9 @@ test: $(VENV)/.dev  ## the environment, then all tests
 
 quick: $(VENV)/.dev  ## the tests that take no time
 	$(BIN)/python -m pytest -m "not slow"
+
+faults: $(VENV)/.dev  ## kills, full disks, power cuts and flipped bits in full counts: some half an hour
+	$(BIN)/python benchmarks/faults.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks

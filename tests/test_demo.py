@@ -9,7 +9,7 @@ from fullconv.data.digits import Digits
 from fullconv.demo import QUICK, Ending, Settings, folder, story
 from fullconv.evaluation import evaluate
 from fullconv.report import percent
-from fullconv.training.run import read_log
+from fullconv.training.log import read_log
 
 
 @pytest.fixture(scope="module")

@@ -243,3 +243,41 @@ def test_the_verdicts_are_those_of_the_result_files():
     found = {(row["study"], row["verdict"]) for row in rows}
     files = [json.loads(path.read_text()) for path in results.glob("*/*.json")]
     assert found == {(result["study"], result["verdict"]) for result in files} and len(rows) == len(files)
+
+
+# -- long runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "kubernetes.yaml"])
+def test_the_job_files_use_flags_that_there_are(name):
+    from fullconv.cli import build_parser
+    from fullconv.cli.options import recipe_names
+
+    text = (DOCS / "jobs" / name).read_text()
+    train = text[text.index("fullconv train" if name == "slurm.sh" else "args: [train") :]
+    train = train[: train.index("\n}" if name == "slurm.sh" else "]")]
+    flags = re.findall(r"--[a-z][a-z-]+", train)
+    assert {"--out", "--resume", "--recipe"} <= set(flags) <= set(build_parser()[1]["train"].flags())
+    assert re.search(r"--recipe,? ([\w-]+)", train)[1] in recipe_names()
+
+
+def test_the_job_files_are_well_formed():
+    import subprocess
+
+    import yaml
+
+    subprocess.run(["bash", "-n", DOCS / "jobs" / "slurm.sh"], check=True)
+    job = yaml.safe_load((DOCS / "jobs" / "kubernetes.yaml").read_text())
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    words = [*container["command"], *container["args"]]
+    assert words[words.index("-m") :][:3] == ["-m", "fullconv", "train"]
+
+
+def test_the_numbers_of_long_runs_are_the_code_s():
+    from fullconv.config import TrainConfig
+    from fullconv.processes import TIMEOUT
+
+    text = (DOCS / "long-runs.md").read_text()
+    assert f"`--save-every` steps ({TrainConfig().save_every})" in text
+    assert f"`--worker-timeout` ({TrainConfig().worker_timeout:.0f} s)" in text
+    assert f"`--dist-timeout` ({TIMEOUT:.0f} s)" in text

@@ -297,10 +297,15 @@ class TrainConfig:
     workers: int | None = option(
         None, "processes that load images (default: cores less two, at most 4); the result is the same", least=0
     )
+    worker_timeout: float = option(60.0, "seconds without images after which the loader counts as hung", least=0)
     eval_every: int | None = option(
         None, "steps between evaluations on the validation split (default: ten times a run)", least=1
     )
     save_every: int = option(50, "steps between saves of the training state", least=1)
+    patience: int | None = option(
+        None, "end the run after so many evaluations without a better mean IU (early stopping)", least=1
+    )
+    device: str = option("auto", "where the net is: cpu, cuda, mps, or auto: a GPU where there is one")
 
     def total_steps(self, images: int) -> int:
         """The number of steps of the whole run on a training split of so many images."""

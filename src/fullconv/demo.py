@@ -40,7 +40,8 @@ from fullconv.report import Figure, Section, Table, percent, render
 from fullconv.report.figures import curves, heat_map
 from fullconv.report.pictures import colour_label, side_by_side
 from fullconv.training import State, fit
-from fullconv.training.run import prepare, read_log, records
+from fullconv.training.log import read_log
+from fullconv.training.run import prepare, records
 
 INPUT = CONVENTIONS["rgb128"]
 

@@ -50,7 +50,8 @@ def trained(digits_folder, tmp_path_factory):
 
 
 def test_the_run_folder_holds_what_is_promised(trained):
-    assert sorted(p.name for p in trained.iterdir()) == ["last", "log.jsonl", "model.safetensors", "report.html"]
+    names = sorted(p.name for p in trained.iterdir() if not p.name.startswith("."))
+    assert names == ["last", "last.safetensors", "log.jsonl", "model.safetensors", "report.html"]
 
 
 def test_evaluate_says_what_the_library_says(trained, digits_folder, capsys):

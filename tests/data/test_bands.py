@@ -19,7 +19,7 @@ from fullconv.data.bands import Bands, bands_of, read_bands, statistics
 from fullconv.data.images import read_image
 from fullconv.errors import UsageError
 from fullconv.models.input import to_input
-from fullconv.training.run import input_of
+from fullconv.training.suiting import input_of
 
 NET = ["--backbone", "vgg11", "--stride", "16", "--width", "0.03125", "--native-size", "32"]
 SHAPE = (24, 30)

@@ -114,10 +114,10 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
     done = []
     records = runs.records
 
-    def killed(job):
+    def killed(job, stop):
         if len(done) == stage and step == 0:
             raise KeyboardInterrupt
-        for record in records(job):
+        for record in records(job, stop):
             yield record
             if len(done) == stage and record.step == step:
                 raise KeyboardInterrupt

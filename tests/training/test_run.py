@@ -20,7 +20,8 @@ from fullconv.errors import RunError, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.training import State, fit
 from fullconv.training.checkpoint import newest_state, save_state
-from fullconv.training.run import prepare, read_log, records
+from fullconv.training.log import read_log
+from fullconv.training.run import prepare, records
 
 MODEL = ModelConfig("vgg11", stride=8, width=1 / 32, native_size=32)
 CONFIG = TrainConfig(

@@ -1,4 +1,6 @@
-"""Evaluate a model on a split: the paper's four numbers, and each class."""
+"""Evaluate a model on a split: the paper's four numbers, and each class. Under torchrun the processes share the images,
+and the numbers are the same.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +40,24 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from rich.console import Console
 
+    from fullconv import processes
     from fullconv.cli.show import Bar, four_numbers, print_json, print_scores
     from fullconv.data import default_splits, open_dataset
     from fullconv.evaluation import evaluate_tasks
     from fullconv.evaluation.trimap import trimap_scores
     from fullconv.inference import load
 
-    console = Console(stderr=bool(args.json), soft_wrap=True)
+    ours = processes.join()
+    console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not ours.first)
     predictor = load(args.model, args.precision)
     split = args.split or default_splits(args.data)[1] or "val"
     widths = widths_of(args.trimap)
     dataset = open_dataset(args.data, split, reading_of(args))
     with Bar(console, f"evaluating {split}", len(dataset)) as bar:
-        found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done))
+        found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done), ours)
+    processes.leave(ours)
+    if not ours.first:
+        return 0
     near: Mapping[int, Scores] = {}
     if widths:
         with Bar(console, "evaluating near borders", len(dataset)) as bar:

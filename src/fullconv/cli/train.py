@@ -26,9 +26,8 @@ from fullconv.cli.options import (
 from fullconv.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from fullconv.cli.show import Bar
-    from fullconv.training import Record
     from fullconv.training.run import Run
+    from fullconv.training.stopping import Stop
 
 HELP = "train an FCN on a folder of images and masks"
 EXAMPLE = "fullconv train photos/ --out run --epochs 30 --crop 320x320 --flip"
@@ -55,57 +54,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_reading(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in RUN from its last saved step")
+    parser.add_argument(
+        "--force", action="store_true", help="with --resume: go on though settings or data are not as they were"
+    )
+    parser.add_argument(
+        "--max-time", metavar="MINUTES", help="end in time, with the state saved, to go on with --resume; or H:MM:SS"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too")
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="under torchrun: how long a process waits for the others (default: 60)",
+    )
     parser.add_argument("--json", action="store_true", help="print the records as JSON lines on standard output")
     add_settings(parser, ModelConfig, "the net", without=("num_classes",))
     add_settings(parser, TrainConfig, "the training")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, showing what happens; a recipe of several stages one net after the other."""
+    """Train, showing what happens; a recipe of several stages one net after the other. Under torchrun, with others."""
+    import os
+
     from rich.console import Console
 
-    console = Console(stderr=bool(args.json), soft_wrap=True)
+    from fullconv import processes
+    from fullconv.cli.watching import describe, follow
+    from fullconv.data.stream import worker_faults
+    from fullconv.training.stopping import Stop
+
     recipe = read_recipe(args.recipe) if args.recipe else {}
     stages = stages_of(recipe, str(args.recipe))
+    stop = Stop(args.out / "stop", seconds_of(args.max_time))
+    args.processes = processes.join(args.dist_timeout)
+    # torchrun starts all processes anew when one was lost: they go on from the last saved state.
+    args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not args.processes.first)
     console.print(f"reading {args.data} ...", highlight=False)
-    if len(stages) > 1:
-        staged(console, stages, args)
-        return 0
-    job = prepare(args, stages[0])
-    describe(console, job, args)
-    follow(console, job, args.json)
-    return 0
+    with stop, worker_faults():
+        if len(stages) > 1:
+            staged(console, stages, args, stop)
+        else:
+            job = prepare(args, stages[0])
+            describe(console, job, args)
+            follow(console, job, args, stop)
+    processes.leave(args.processes)
+    return stop.exit_code if stop.reason else 0
 
 
-def staged(console: Any, stages: list[dict[str, Any]], args: argparse.Namespace) -> None:
+def seconds_of(text: str | None) -> float | None:
+    """``--max-time`` in seconds: minutes, or hours, minutes and seconds.
+
+    >>> seconds_of("90"), seconds_of("1:30:00"), seconds_of(None)
+    (5400.0, 5400.0, None)
+    """
+    from fullconv.errors import UsageError
+
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or min(numbers) < 0 or not all(number < 1e6 for number in numbers):
+        raise UsageError(f"--max-time is '{text}'; give minutes, such as 90, or H:MM:SS, such as 1:30:00")
+    return numbers[0] * 60 if len(numbers) == 1 else numbers[0] * 3600 + numbers[1] * 60 + numbers[2]
+
+
+def staged(console: Any, stages: list[dict[str, Any]], args: argparse.Namespace, stop: Stop) -> None:
     """One run for each stage, in a folder of its own (RUN/32s, RUN/16s ...), each from the best net of the one before.
     What is finished is passed over with --resume; the last net and its report are then also in RUN itself.
     """
     import shutil
 
+    from fullconv.cli.watching import describe, follow
     from fullconv.errors import UsageError
     from fullconv.training.run import is_finished
 
     if "stride" in vars(args):
         raise UsageError(f"--stride: the recipe {args.recipe} has a stride for each stage; leave it out")
     top, start = args.out, args.weights
-    if top.is_dir() and any(top.iterdir()) and not args.resume:
+    folders = [top / f"{stage['stride']}s" for stage in stages]
+    if any(begun(folder) for folder in folders) and not args.resume:
         raise UsageError(f"{top}: it holds a run already; add --resume to go on with it, or give another --out")
-    for number, stage in enumerate(stages, start=1):
-        folder = top / f"{stage['stride']}s"
-        begun = (folder / "last").is_dir() and any((folder / "last").iterdir())
-        ours = argparse.Namespace(**{**vars(args), "out": folder, "weights": start, "resume": args.resume and begun})
+    for number, (stage, folder) in enumerate(zip(stages, folders, strict=True), start=1):
+        ours = argparse.Namespace(
+            **{**vars(args), "out": folder, "weights": start, "resume": args.resume and begun(folder)}
+        )
         console.print(f"stage {number} of {len(stages)}: FCN-{stage['stride']}s", style="bold", highlight=False)
         job = prepare(ours, stage)
         if is_finished(job):
             console.print(f"finished before: {folder}", highlight=False)
         else:
             describe(console, job, ours)
-            follow(console, job, args.json)
+            follow(console, job, ours, stop)
+        if stop.reason:
+            return
         start = folder / "model.safetensors"
-    for name in ("model.safetensors", "report.html"):
-        shutil.copyfile(start.parent / name, top / name)
+        args.processes.after_first(f"{folder}/over")  # nobody reads it before it is whole
+    if args.processes.first:
+        for name in ("model.safetensors", "report.html"):
+            shutil.copyfile(start.parent / name, top / name)
     console.print(f"the last net: {top / 'model.safetensors'}", highlight=False)
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder holds a state of a run."""
+    return (folder / "last").is_dir() and any((folder / "last").iterdir())
 
 
 def prepare(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Run:
@@ -140,86 +197,6 @@ def prepare(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Run:
     validation = open_dataset(beside, split, reading) if split else None
     command = shlex.join(["fullconv", *sys.argv[1:]])
     return prepare_run(
-        args.out, args.data, dataset, validation, model, config, convention, args.weights, args.resume, command
-    )
-
-
-def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
-    """Say before the first step what will happen."""
-    import torch
-
-    from fullconv.cli.show import key_values
-    from fullconv.data.check import quick_check
-
-    model, config = job.header.model, job.config
-    parameters = sum(p.numel() for p in job.state.net.parameters())
-    begin = "random weights" if job.transplant is None else f"{args.weights} ({len(job.transplant.taken)} tensors)"
-    val = "none" if job.validation is None else f"{len(job.validation)} images"
-    rows = [
-        ("net", f"FCN-{model.stride}s on {model.backbone}, {parameters:,} parameters, {model.padding} padding, "
-                f"{model.num_classes} classes"),
-        ("data", f"{len(job.dataset)} images to train, {val} to validate"),
-        ("begins with", begin if not job.state.step else f"step {job.state.step} of the run in {job.folder}"),
-        ("training", f"{job.total} steps of {config.batch_size}, loss {config.loss}, "
-                     f"lr {config.lr:g} ({config.schedule}), "
-                     f"{config.precision}, {torch.get_num_threads()} threads, seed {config.seed}"),
-    ]  # fmt: skip
-    made = getattr(job.dataset, "split_made", None)
-    if made:
-        rows.append(("split", made))
-    rows += [("note", note) for note in getattr(job.dataset, "notes", ())]
-    console.print(key_values(rows))
-    looked = [] if job.state.step else quick_check(job.dataset, job.validation)
-    for doubt in (*job.doubts, *looked):
-        console.print(f"note: {doubt}", highlight=False)
-    height, width = job.dataset[0].image.shape[:2]
-    if config.crop is None and height * width > 1_500_000:
-        console.print(f"note: images of {height}x{width} as a whole need much memory and time; give --crop 512x512")
-    if job.transplant is None and not job.state.step and model.backbone.startswith("vgg"):
-        console.print(
-            "note: a VGG from random weights rarely leaves the background; give --weights of a classifier (section 4.1)"
-        )
-
-
-def follow(console: Any, job: Run, as_lines: bool) -> None:
-    """Show the records as they come, and write the report at the end."""
-    import json
-
-    from fullconv.cli.show import Bar, four_numbers
-    from fullconv.report.run import write_run_report
-    from fullconv.training.guards import Watch
-    from fullconv.training.run import as_json, records
-
-    best = None
-    watch = Watch(job.header.labels, job.total, pretrained=job.transplant is not None)
-    with Bar(console, "training", job.total, job.state.step) as bar:
-        for record in records(job):
-            step(bar, record)
-            said = watch.step(record.step, record.valid)
-            if said is None and record.scores is not None:
-                said = watch.evaluated(record.step, record.scores)
-            if said:
-                bar.line(f"note: {said}")
-            if record.scores is not None:
-                best = record.scores if best is None or (record.scores.mean_iu or 0) >= (best.mean_iu or 0) else best
-                bar.line(f"step {record.step}: {four_numbers(record.scores)}")
-            if as_lines:
-                print(json.dumps(as_json(record, job.header.labels.names)), flush=True)
-    console.print("writing the report ...")
-    import fullconv
-
-    predictor = fullconv.load(job.folder / "model.safetensors")
-    page = write_run_report(job.folder, predictor, job.validation)
-    console.print(f"\nthe best net: {job.folder / 'model.safetensors'}\nthe report:   {page}", highlight=False)
-    if best is not None:
-        console.print(four_numbers(best), highlight=False)
-
-
-def step(bar: Bar, record: Record) -> None:
-    """Progress of one record."""
-    from fullconv.report import percent
-
-    reached = f"  mean IU {percent(record.scores.mean_iu)}" if record.scores else ""
-    bar.update(
-        record.step, f"loss {record.loss:.3f}  {record.images / max(record.seconds, 1e-9):.1f} images/s{reached}"
-    )
+        args.out, args.data, dataset, validation, model, config, convention, args.weights, args.resume, command,
+        args.force, args.processes,
+    )  # fmt: skip

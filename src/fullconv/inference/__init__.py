@@ -90,10 +90,11 @@ class Predictor:
             )
         training = self.net.training
         self.net.eval()
-        half = torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
+        device = next(self.net.parameters()).device
+        half = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
         try:
             with torch.inference_mode(), half:
-                x = to_input(torch.from_numpy(np.array(image)[None]), self.header.input)
+                x = to_input(torch.from_numpy(np.array(image)[None]).to(device), self.header.input)
                 found: Tensor | dict[str, Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
                 outputs = found if isinstance(found, dict) else {"semantic": found}
                 return {task: scores.float() for task, scores in outputs.items()}

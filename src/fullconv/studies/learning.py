@@ -20,7 +20,7 @@ from fullconv.models import build
 from fullconv.studies.result import Say
 from fullconv.studies.setting import Part, Setting, affordable
 from fullconv.training import State, fit
-from fullconv.training.run import input_of, suited
+from fullconv.training.suiting import input_of, suited
 from fullconv.weights import Header
 from fullconv.weights.transplant import transplant
 

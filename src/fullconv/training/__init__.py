@@ -9,24 +9,25 @@ never having stopped.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fullconv import memory
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data import SEMANTIC, Dataset, tasks_of
-from fullconv.data.stream import Batch, Stream, batches
+from fullconv.data.stream import Batch, Share, Stream, batches
 from fullconv.data.transforms import Fill, Transform, augmentation, outside
 from fullconv.errors import RunError, UsageError
 from fullconv.metrics import Scores
 from fullconv.models.fcn import FCN
-from fullconv.models.input import to_input
 from fullconv.models.product import use_products
-from fullconv.training.loss import Objective, check_rate, sizes, step_loss
+from fullconv.processes import ALONE, Processes
+from fullconv.training.loss import Objective, check_rate, sizes
 from fullconv.training.optimizer import NORMS, build_optimizer, learning_rate, set_rate
 from fullconv.training.sampling import (
     Balanced,
@@ -34,14 +35,16 @@ from fullconv.training.sampling import (
     pixel_counts,
     random_shift,
     sampled,
-    together,
 )
+from fullconv.training.sampling import together as one_after_another
+from fullconv.training.step import Part, Work, refuse_lost_gradient
 
 
 @dataclass(frozen=True)
 class Record:
     """What happened in one step. `step` counts from 1; `seconds` is the time of this step: waiting for data
-    included, evaluation not.
+    included, evaluation not. `pieces`: into how many each batch was cut because memory ran out. `memory`: the
+    most bytes that the process has had.
     """
 
     step: int
@@ -51,6 +54,8 @@ class Record:
     valid: int
     seconds: float
     scores: Scores | None = None
+    pieces: int = 1
+    memory: int = 0
 
 
 @dataclass
@@ -120,18 +125,22 @@ def stream_of(net: nn.Module, dataset: Dataset, config: TrainConfig, fill: Fill,
     """The batches that the settings ask for."""
     change = transform or augmentation(config, fill)
     if config.shift:
-        change = together([change, random_shift(stride_of(net), fill)])
+        change = one_after_another([change, random_shift(stride_of(net), fill)])
     drawn = Balanced(dataset, config.seed) if config.balance else dataset
     return Stream(drawn, change, fill, config.drawn, config.seed, config.replacement or config.balance)
 
 
-def labels_of(state: State, batch: Batch, config: TrainConfig, number: int) -> dict[str, Tensor]:
-    """The labels of a batch by task, with the cells that do not count as void."""
-    labels = {task: torch.from_numpy(label) for task, label in batch.labels.items()}
-    if config.keep >= 1:
-        return labels
-    drawn, cell = state.step * config.accumulate + number, stride_of(state.net)
-    return {task: sampled(label, cell, config.keep, config.seed, drawn) for task, label in labels.items()}
+def parts_of(state: State, share: Share, batches: list[Batch], config: TrainConfig) -> list[Part]:
+    """The batches of a step with their labels, of which cells that do not count are void, and their seeds."""
+    parts = []
+    for place, batch in enumerate(batches):
+        draw = share.draw(state.step * share.mine + place)
+        labels = {task: torch.from_numpy(label) for task, label in batch.labels.items()}
+        if config.keep < 1:
+            cell = stride_of(state.net)
+            labels = {task: sampled(label, cell, config.keep, config.seed, draw) for task, label in labels.items()}
+        parts.append(Part(batch, labels, config.seed * 1_000_003 + draw))
+    return parts
 
 
 def stride_of(net: nn.Module) -> int:
@@ -146,9 +155,26 @@ def bf16_is_fast() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
 
 
-def chosen_precision(precision: str) -> torch.dtype:
+def chosen_precision(precision: str, device: torch.device | str = "cpu") -> torch.dtype:
     """The arithmetic that ``auto``, ``fp32`` or ``bf16`` stands for on this machine."""
-    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and bf16_is_fast()) else torch.float32
+    fast = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else bf16_is_fast()
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else torch.float32
+
+
+def chosen_device(device: str, processes: Processes = ALONE) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for; of several processes, each has its own.
+
+    Raises `UsageError` where the machine has none of that name.
+    """
+    if processes.size > 1:
+        return torch.device(processes.accelerator.device)
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.split(":")[0], False):
+        names = ", ".join(name for name, found in there.items() if found)
+        raise UsageError(f"device '{device}': this machine, or this PyTorch, has none; there is {names}")
+    return torch.device(device)
 
 
 def train_mode(net: nn.Module, freeze_bn: bool) -> None:
@@ -169,63 +195,95 @@ def fit(
     convention: InputConvention,
     *,
     transform: Transform | None = None,
-    score: Callable[[nn.Module], Scores] | None = None,
+    score: Callable[[nn.Module], Scores | None] | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[Record]:
     """Train `state.net` on `dataset` from `state.step` to the end, yielding a record after every step.
 
     state: changed in place; between two records it is whole, and may be saved.
     transform: what is done to each sample; the settings' own augmentation if not given.
     score: evaluates the net; called every ``eval_every`` steps and after the last, its result stands in the record.
-    Raises `RunError` when the loss is not finite, before the weights are touched.
+    processes: this process among those that train the net together; each yields the same records.
+    Raises `RunError` when the loss or its gradient is not finite, before the weights are touched.
     """
-    total, parts = config.total_steps(len(dataset)), config.accumulate
-    fill = outside(convention, dataset.labels.ignore_index)
-    objectives = objectives_of(config, dataset)
-    stream = stream_of(state.net, dataset, config, fill, transform)
-    every = config.eval_every or max(1, total // 10)
-    half = chosen_precision(config.precision)
-    precision = torch.autocast("cpu", half) if half != torch.float32 else contextlib.nullcontext()
+    total = config.total_steps(len(dataset))
+    share = Share(
+        stream_of(state.net, dataset, config, outside(convention, dataset.labels.ignore_index), transform),
+        config.accumulate, processes.rank, processes.size,
+    )  # fmt: skip
+    device = next(state.net.parameters()).device
+    work = Work(objectives_of(config, dataset), convention, chosen_precision(config.precision, device), processes)
     freeze_bn = bool(config.freeze_bn) or config.learn == "scores"
     train_mode(state.net, freeze_bn)
+    forward = processes.wrap(state.net)
 
     clock = time.perf_counter()
-    source = batches(stream, state.step * parts, total * parts, config.workers)
+    source = batches(share, state.step * share.mine, total * share.mine, config.workers, config.worker_timeout)
+    pieces = 1
     while state.step < total:
-        step = [next(source) for _ in range(parts)]
-        labels = [labels_of(state, batch, config, number) for number, batch in enumerate(step)]
-        over = sizes(objectives, labels)
-        names = [name for batch in step for name in batch.names]
-        pixels = sum(label[SEMANTIC].numel() for label in labels)
+        parts = parts_of(state, share, [next(source) for _ in range(share.mine)], config)
+        images, valid, pixels = made_of(parts, dataset.labels.ignore_index, processes)
         if state.step == 0 and config.optimizer == "sgd":
-            check_rate(config.loss, config.lr, pixels // parts if config.loss == "mean" else pixels)
+            check_rate(config.loss, config.lr, pixels // config.accumulate if config.loss == "mean" else pixels)
         lr = learning_rate(config, state.step, total)
         set_rate(state.optimizer, lr)
-        state.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
-        for number, (batch, label) in enumerate(zip(step, labels, strict=True)):
-            torch.manual_seed(config.seed * 1_000_003 + state.step * parts + number)  # the dropout of this batch
-            images = to_input(torch.from_numpy(batch.images), convention).contiguous(memory_format=torch.channels_last)
-            with precision:
-                logits = state.net(images)
-            loss = step_loss(logits, label, objectives, over)
-            value += float(loss.detach())
-            if not math.isfinite(value):
-                raise RunError(
-                    f"step {state.step + 1}: the loss is {value} (samples {', '.join(batch.names)}); lower --lr, or "
-                    "look at these images"
-                )
-            loss.backward()
+        over = sizes(work.objectives, [part.labels for part in parts], processes.sum)
+        loss, pieces = gradient(state, forward, work, parts, over, pieces)
         state.optimizer.step()
         state.step += 1
+        processes.at(state.step)
         if state.average is not None:
             move_average(state, config.ema)
         seconds = time.perf_counter() - clock
 
         found = None
-        if score is not None and (state.step % every == 0 or state.step == total):
+        if score is not None and is_scored(config, state.step, total):
             with kept(state):
                 found = score(state.net)
             train_mode(state.net, freeze_bn)
-        valid = sum(int((label[SEMANTIC] != dataset.labels.ignore_index).sum()) for label in labels)
-        yield Record(state.step, value, lr, len(names), valid, seconds, found)
+        yield Record(state.step, loss, lr, images, valid, seconds, found, pieces, memory.peak())
         clock = time.perf_counter()
+
+
+def is_scored(config: TrainConfig, step: int, total: int) -> bool:
+    """Whether the net is evaluated after a step."""
+    return step % (config.eval_every or max(1, total // 10)) == 0 or step == total
+
+
+def made_of(parts: list[Part], ignore_index: int, processes: Processes) -> tuple[int, int, int]:
+    """Images, valid pixels and pixels of a step, in all processes."""
+    images = sum(len(part.batch.names) for part in parts)
+    valid = sum(int((part.labels[SEMANTIC] != ignore_index).sum()) for part in parts)
+    images, valid, pixels = (int(n) for n in processes.sum([images, valid, sum(part.pixels for part in parts)]))
+    return images, valid, pixels
+
+
+def gradient(
+    state: State, forward: Any, work: Work, parts: list[Part], over: dict[str, float], pieces: int
+) -> tuple[float, int]:
+    """Put the gradient of a step into the parameters; the loss of it, and in how many pieces a batch went through.
+
+    Where the memory does not suffice the batches are cut in two, and again: the same gradient, in more time.
+    """
+    most = max(len(part.batch.names) for part in parts)
+    while True:
+        state.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss = work.gradient(state.net, forward, parts, over, pieces, state.step + 1)
+            break
+        except (MemoryError, RuntimeError) as problem:
+            if not memory.is_out_of_memory(problem):
+                raise
+            if pieces >= most or work.processes.size > 1:
+                raise RunError(
+                    f"step {state.step + 1}: out of memory{_wanted(problem)}; give a smaller --crop"
+                    + ("" if most == 1 else " or --batch-size")
+                ) from None
+            pieces = min(2 * pieces, most)
+    refuse_lost_gradient(state.net, parts, state.step + 1)
+    return work.processes.sum([loss])[0], pieces
+
+
+def _wanted(problem: BaseException) -> str:
+    wanted, free = memory.asked(problem), memory.readable(memory.available())
+    return "" if wanted is None else f" ({memory.readable(wanted)} were asked for, {free} are available)"

@@ -5,7 +5,7 @@ and what others do with it: weights for classes, the hardest pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,18 +61,21 @@ def segmentation_loss(logits: Tensor, label: Tensor, reduction: str, ignore_inde
 
 
 def sizes(
-    objectives: Objective | Mapping[str, Objective], labels: Sequence[Tensor | Mapping[str, Tensor]]
+    objectives: Objective | Mapping[str, Objective],
+    labels: Sequence[Tensor | Mapping[str, Tensor]],
+    add: Callable[[list[float]], list[float]] = list,
 ) -> dict[str, float]:
     """What the loss of each task is divided by in a step of several batches, so that accumulating their gradients gives
     that of one batch: 1 for a sum, for a mean what it is taken over, in all of them.
+
+    add: sums over the processes that share the step.
     """
     tasks = objectives if isinstance(objectives, Mapping) else {"semantic": objectives}
-    found: dict[str, float] = {}
+    found = []
     for task, objective in tasks.items():
         parts = [label[task] if isinstance(label, Mapping) else label for label in labels]
-        over = sum(objective.size(part) for part in parts)
-        found[task] = 1.0 if objective.reduction == "sum" else over or 1.0
-    return found
+        found.append(0.0 if objective.reduction == "sum" else sum(objective.size(part) for part in parts))
+    return {task: size or 1.0 for task, size in zip(tasks, add(found), strict=True)}
 
 
 def step_loss(

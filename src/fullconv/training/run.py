@@ -1,34 +1,56 @@
-"""A run in a folder: `model.safetensors` (the best), `last/` (training state), `log.jsonl` (the records), and
-`split.json` where the split was made here.
+"""A run in a folder: `model.safetensors` (the best net), `last.safetensors`, `last/` (training state),
+`log.jsonl` (the records), and `split.json` where the split was made here.
 
-What is here only consumes the records of `fit`: it writes them down, saves the state, keeps the best net.
+What is here only consumes the records of `fit`: it writes them down, saves the state, keeps the best net, and ends early
+where that is asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from fullconv import __version__, weights
-from fullconv.atomic import write_atomically
-from fullconv.config import CONVENTIONS, InputConvention, ModelConfig, TrainConfig, to_mapping
-from fullconv.data import CHANNELS, Dataset, modalities_of, tasks_of
-from fullconv.errors import UsageError
-from fullconv.evaluation import evaluate
+from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
+from fullconv.data import Dataset, tasks_of
+from fullconv.data.stream import worker_faults
+from fullconv.errors import RunError, UsageError
+from fullconv.evaluation import Interrupted, evaluate
 from fullconv.inference import Predictor
 from fullconv.metrics import Scores
 from fullconv.models import build
-from fullconv.training import Record, State, chosen_precision, fit, kept
-from fullconv.training.checkpoint import newest_state, restore, save_state
+from fullconv.processes import ALONE, Processes
+from fullconv.training import Record, State, chosen_device, chosen_precision, fit, is_scored, kept
+from fullconv.training.changes import settle, surroundings
+from fullconv.training.checkpoint import newest_state, refuse_without_room, restore, save_state
+from fullconv.training.environment import environment
 from fullconv.training.guards import doubt_of_input, refuse_dead_layers, refuse_lost_norms
+from fullconv.training.log import Log, as_json, write_split
+from fullconv.training.step import NotFinite
+from fullconv.training.stopping import Stop
+from fullconv.training.suiting import data_fingerprint, input_of, refuse_a_leak, suited
 from fullconv.weights import Header
 from fullconv.weights.transplant import Transplant, transplant
+
+FREE = ("workers", "worker_timeout", "save_every", "device")
+"""Settings that decide nothing of the result, and may be others when a run goes on."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, beside its state: the best mean IU, how many evaluations have passed since without a better,
+    and the record of a step whose evaluation was broken off.
+    """
+
+    best: float | None = None
+    stale: int = 0
+    unevaluated: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +59,7 @@ class Run:
 
     facts: what must be the same when the run is resumed: settings, data, starting weights.
     transplant: what was taken from the starting weights; None when they are random. doubts: what does not look right, a
-    sentence each.
+    sentence each. processes: this process among those that train. lock: held until the records end.
     """
 
     folder: Path
@@ -47,20 +69,23 @@ class Run:
     dataset: Dataset
     validation: Dataset | None
     facts: dict[str, Any]
-    best: float | None
+    progress: Progress
     transplant: Transplant | None
     doubts: tuple[str, ...] = ()
+    processes: Processes = ALONE
+    lock: FileLock | None = field(default=None, repr=False)
 
     @property
     def total(self) -> int:
         """The number of steps of the whole run."""
         return self.config.total_steps(len(self.dataset))
 
-
-def data_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over the classes and the names of the samples in their order: what resume compares."""
-    names = [name for name, *_ in getattr(dataset, "pairs", ())] or [str(len(dataset))]
-    return hashlib.sha256(json.dumps([dataset.labels.to_dict(), names]).encode()).hexdigest()
+    @property
+    def over(self) -> bool:
+        """Whether there is no step left to do: all are done, or the patience is at its end."""
+        config, progress = self.config, self.progress
+        stale = config.patience is not None and progress.stale >= config.patience
+        return (self.state.step >= self.total or stale) and progress.unevaluated is None
 
 
 def prepare(
@@ -74,11 +99,15 @@ def prepare(
     start: Path | None = None,
     resume: bool = False,
     command: str | None = None,
+    force: bool = False,
+    processes: Processes = ALONE,
 ) -> Run:
-    """Make the net and its optimizer, or take up the newest state in the folder.
+    """Make the net and its optimizer, or take up the newest state in the folder, which no other training may use.
 
-    start: weights to begin from. command: what was typed, for the report. Raises `UsageError` when the folder holds
-    a run already and `resume` is not asked for, or when it is and the settings differ from those it was begun with.
+    start: weights to begin from. command: what was typed, for the report. force: go on in spite of changed settings.
+    Raises `UsageError` when the folder holds a run already and `resume` is not asked for, when it is and the settings
+    differ from those it was begun with, or when another training is at work in it; `RunError` where it cannot be
+    written, or the disk has no room.
     """
     if not len(dataset):
         raise UsageError(f"{data}: the training split is empty; add images")
@@ -86,15 +115,14 @@ def prepare(
         raise UsageError(
             f"{data}: {len(dataset.labels)} classes in train, {len(validation.labels)} in val; give a classes.yaml"
         )
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: it is a file; give a folder for the run")
-    _refuse_a_leak(data, dataset, validation)
+    refuse_a_leak(data, dataset, validation)
     model = suited(data, dataset, model)
     convention = input_of(dataset, convention)
     torch.manual_seed(config.seed)
-    found = newest_state(folder / "last") if resume else None
     if not resume and (folder / "last").is_dir() and any((folder / "last").iterdir()):
         raise UsageError(f"{folder}: it holds a run already; add --resume to go on with it, or give another --out")
+    lock = _locked(folder) if processes.first else None
+    found = newest_state(folder / "last") if resume else None
 
     net = build(model)
     taken, begun_with, doubt = None, None, None
@@ -106,9 +134,10 @@ def prepare(
         refuse_lost_norms(net, config, str(start))
         doubt = None if found else doubt_of_input(tensors, model, convention, dataset)
     # What was left to be decided is decided here, so that it is written down and compared on resume.
+    device = chosen_device(config.device, processes)
     config = replace(
         config,
-        precision="bf16" if chosen_precision(config.precision) == torch.bfloat16 else "fp32",
+        precision="bf16" if chosen_precision(config.precision, device) == torch.bfloat16 else "fp32",
         freeze_bn=start is not None if config.freeze_bn is None else config.freeze_bn,
     )
     facts = {
@@ -116,195 +145,152 @@ def prepare(
         "weights": begun_with,
         "model": to_mapping(model),
         "input": convention.to_dict(),
-        # How many processes load, and how often the state is saved, decide nothing of the result.
-        "train": {k: v for k, v in to_mapping(config).items() if k not in ("workers", "save_every")},
+        "train": {k: v for k, v in to_mapping(config).items() if k not in FREE},
     }
-    state = State.of(net, config)
-    best = None
+    state = State.of(net.to(device), config)
+    progress, doubts = Progress(), [doubt]
     if found is not None:
-        _refuse_changes(folder, found[1], facts)
+        doubts = [settle(folder, found[1], facts, force), surroundings(found[1].get("where", {}), _where(processes))]
         restore(state, *found)
-        best = found[1].get("best")
+        progress = Progress(**found[1].get("progress", {"best": found[1].get("best")}))
+    if processes.first:
+        refuse_without_room(folder, state)
     provenance = {
         "fullconv": __version__,
         "torch": torch.__version__,
         "data": data,
+        "data_fingerprint": facts["data"],
         "images": len(dataset),
         "weights": str(start) if start else None,
         "train": facts["train"],
+        "environment": environment(),
         "command": command,
     }
     geometric = tasks_of(dataset).get("geometric")
     header = Header(model, dataset.labels, convention, provenance=provenance, geometric=geometric)
-    return Run(folder, state, header, config, dataset, validation, facts, best, taken, (doubt,) if doubt else ())
+    said = tuple(filter(None, doubts))
+    return Run(folder, state, header, config, dataset, validation, facts, progress, taken, said, processes, lock)
+
+
+def _locked(folder: Path) -> FileLock:
+    """The folder of the run, made where it is not there yet, for this training alone."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: it is a file; give a folder for the run")
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"{folder}: another training is at work in it; wait for it, or give another --out") from None
+    except OSError as problem:
+        raise RunError(
+            f"{folder}: cannot write into it ({problem.strerror or problem}); choose another --out"
+        ) from None
+    return lock
+
+
+def _where(processes: Processes) -> dict[str, Any]:
+    """What the bits of a run depend on beside its settings."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processes": processes.size}
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run has done all its steps, and its net and report are there."""
-    return run.state.step >= run.total and all(
-        (run.folder / name).is_file() for name in ("model.safetensors", "report.html")
-    )
+    """Whether the run is over, and its net and report are there."""
+    return run.over and all((run.folder / name).is_file() for name in ("model.safetensors", "report.html"))
 
 
-def suited(data: str, dataset: Dataset, model: ModelConfig) -> ModelConfig:
-    """The settings of a net with what follows from the data: classes, heads, channels. Colour and HHA are two streams
-    whose scores are averaged, as released, unless the settings say otherwise (``channels`` 6: early fusion).
+def records(run: Run, stop: Stop | None = None) -> Iterator[Record]:
+    """Train to the end, yielding each record after it is written to the log and what it asks for is saved.
 
-    Raises `UsageError` for settings that ask for what the data has not.
+    stop: asked after each step and each evaluated image; when it says so the state is saved and the records end.
     """
-    geometric = tasks_of(dataset).get("geometric")
-    heads = None if geometric is None else len(geometric)
-    if model.geometric_classes not in (None, heads):
-        raise UsageError(f"{data}: it has {heads or 'no'} geometric classes; leave out --geometric-classes")
-    modalities = modalities_of(dataset)
-    channels = sum(CHANNELS[modality] for modality in modalities)
-    two_streams = modalities == ("color", "hha") and model.channels != channels
-    if model.channels not in (3, channels) or (model.late_fusion != "none" and not two_streams):
-        has = f"{channels} channels ({' and '.join(dict.fromkeys(modalities))})"
-        raise UsageError(f"{data}: its images have {has}; leave out --channels and --late-fusion")
-    return replace(
-        model,
-        num_classes=len(dataset.labels),
-        geometric_classes=heads,
-        channels=3 if two_streams else channels,
-        late_fusion=("average" if model.late_fusion == "none" else model.late_fusion) if two_streams else "none",
-    )
-
-
-def input_of(dataset: Dataset, convention: InputConvention) -> InputConvention:
-    """The input convention of the weights, with the means of what the images have beyond colour. HHA has its own means
-    and is never reversed, and is scaled as colour is, since the same weights read it.
-    """
-    modalities = modalities_of(dataset)
-    if "band" in modalities:
-        return _input_of_bands(dataset, convention)
-    if len(convention.mean) == sum(CHANNELS[modality] for modality in modalities) and "color" in modalities:
-        return convention
-    hha = CONVENTIONS["nyud-hha"].mean
-    if "color" not in modalities:
-        return InputConvention("rgb", hha, convention.std[:3])
-    mean, std = convention.mean[:3], convention.std[:3]
-    if "hha" in modalities:
-        return InputConvention(convention.order, mean + hha, std + std)
-    return InputConvention(convention.order, mean + CONVENTIONS["nyud-color-d"].mean[3:], (*std, 1.0))
-
-
-def _input_of_bands(dataset: Dataset, convention: InputConvention) -> InputConvention:
-    """The convention of bands, from the data: each gets the mean and the deviation that photographs have for the
-    weights, so that pretrained filters see what they are used to.
-    """
-    if convention.bands and len(convention.mean) == len(modalities_of(dataset)):
-        return convention  # of a net that was trained on such bands
-    if not hasattr(dataset, "statistics"):
-        raise UsageError("bands: this data set does not say their statistics; give it a method statistics()")
-    mean, deviation = dataset.statistics()
-    natural = CONVENTIONS["torchvision"].std  # the deviation of photographs, in units of 0 to 255
-    scale = [convention.std[min(n, 2)] / natural[min(n, 2)] for n in range(len(mean))]
-    if convention.order == "bgr":  # mean and std are in the net's order
-        mean, deviation = mean[2::-1] + mean[3:], deviation[2::-1] + deviation[3:]
-    std = tuple(d * s for d, s in zip(deviation, scale, strict=True))
-    return InputConvention(convention.order, mean, std, bands=True)
-
-
-def _refuse_a_leak(data: str, dataset: Dataset, validation: Dataset | None) -> None:
-    """Training and validation on the same photographs (SBD's training photographs are among those of VOC's val)."""
-    collections = [getattr(getattr(split, "about", None), "photographs", "") for split in (dataset, validation)]
-    if validation is None or not collections[0] or collections[0] != collections[1]:
-        return
-    names = [{name for name, *_ in getattr(split, "pairs", ())} for split in (dataset, validation)]
-    shared = sorted(names[0] & names[1])
-    if shared:
-        raise UsageError(
-            f"{data}: {len(shared):,} of the {len(names[1]):,} validation images are among those to train on "
-            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}); validate on a split without them "
-            "(voc2011's seg11valid, where SBD is trained on)"
-        )
-
-
-def _refuse_changes(folder: Path, saved: dict[str, Any], facts: dict[str, Any]) -> None:
-    standards = {"model": to_mapping(ModelConfig()), "train": to_mapping(TrainConfig())}
-    for part, now in facts.items():
-        before = saved.get(part)
-        if isinstance(before, dict):  # a setting that is younger than the run was at its default
-            younger = {key: value for key, value in standards.get(part, {}).items() if key in now and key not in before}
-            before = {**younger, **before}
-        if before == now:
-            continue
-        if isinstance(now, dict) and isinstance(before, dict):
-            changed = next(key for key in sorted({*now, *before}) if now.get(key) != before.get(key))
-            raise UsageError(
-                f"{folder}: {changed} was {before.get(changed)} when this run began and is {now.get(changed)} now; "
-                "give the same settings, or another --out"
-            )
-        raise UsageError(f"{folder}: the {part} changed since this run began; give the same, or another --out")
-
-
-def records(run: Run) -> Iterator[Record]:
-    """Train to the end, yielding each record after it is written to the log and what it asks for is saved."""
-    log = run.folder / "log.jsonl"
-    run.folder.mkdir(parents=True, exist_ok=True)
-    _cut_log(log, run.state.step)
-    write_split(run)
-    best = run.best
+    stop, processes = stop or Stop(), run.processes
     predictor = Predictor(run.state.net, run.header, run.config.precision)
 
-    def score(net: torch.nn.Module) -> Scores:
+    def score(net: torch.nn.Module) -> Scores | None:
         assert run.validation is not None
-        return evaluate(predictor, run.validation)
+        try:
+            return evaluate(predictor, run.validation, processes=processes, ended=stop.asked)
+        except Interrupted:
+            return None
 
-    with log.open("a", encoding="utf-8") as file:
-        scorer = score if run.validation is not None else None
-        for record in fit(run.state, run.dataset, run.config, run.header.input, score=scorer):
-            file.write(json.dumps(as_json(record, run.header.labels.names)) + "\n")
-            file.flush()
-            last = record.step == run.total
-            reached = record.scores.mean_iu if record.scores is not None else None
-            if (reached is not None and (best is None or reached > best)) or (last and best is None):
-                best = reached
-                save_best(run, record)
-            if last or record.step % run.config.save_every == 0:
-                save_state(run.folder / "last", run.state, {**run.facts, "best": best})
-            yield record
+    def noted(record: Record) -> bool:
+        """Write a record down and save what it asks for; whether to go on."""
+        ended = processes.any(stop.asked(record.seconds))
+        due = run.validation is not None and is_scored(run.config, record.step, run.total)
+        broken_off = due and record.scores is None
+        run.progress.unevaluated = as_json(record, ()) if broken_off else None
+        if processes.first and not broken_off:
+            log.write(as_json(record, run.header.labels.names))
+        if not broken_off:
+            keep_best(run, record)
+        if ended or run.over or record.step % run.config.save_every == 0:
+            if processes.first:
+                log.secure()
+                facts = {**run.facts, "progress": asdict(run.progress), "where": _where(processes)}
+                save_state(run.folder / "last", run.state, facts)
+            processes.after_first(f"{run.folder}/{record.step}")
+            if run.over:
+                save_net(run, record, "last.safetensors")
+        if ended and not run.over:
+            stop.reason = stop.reason or "another process"
+        return not (ended or run.over)
+
+    try:
+        with worker_faults(), Log(run.folder, run.state.step, writes=processes.first) as log:
+            if processes.first:
+                write_split(run.folder, run.dataset, run.validation)
+            if run.progress.unevaluated is not None:
+                with kept(run.state) as net:
+                    record = replace(Record(**run.progress.unevaluated), scores=score(net))
+                going = noted(record)
+                if record.scores is not None:
+                    yield record
+                if not going:
+                    return
+            if run.over:
+                return
+            scorer = score if run.validation is not None else None
+            for record in fit(run.state, run.dataset, run.config, run.header.input, score=scorer, processes=processes):
+                going = noted(record)
+                if run.progress.unevaluated is None:
+                    yield record
+                if not going:
+                    return
+    except NotFinite as problem:
+        raise RunError(f"{problem}; the batch is in {save_batch(run.folder, problem)}") from None
+    finally:
+        if run.lock is not None:
+            run.lock.release()
 
 
-def write_split(run: Run) -> None:
-    """Write down which images train and which validate, when the folder did not say and the split was made here."""
-    made = getattr(run.dataset, "split_made", None)
-    if made is None:
+def keep_best(run: Run, record: Record) -> None:
+    """Save the net where it is the best so far (without validation: the last), and count those that are not."""
+    progress, reached = run.progress, record.scores.mean_iu if record.scores is not None else None
+    best = progress.best
+    if (reached is not None and (best is None or reached > best)) or (record.step == run.total and best is None):
+        progress.best, progress.stale = reached, 0
+        save_net(run, record, "model.safetensors")
+    elif record.scores is not None:
+        progress.stale += 1
+
+
+def save_net(run: Run, record: Record, name: str) -> None:
+    """Write the net as it is now (its moving average, where one is kept), with its scores in its provenance."""
+    if not run.processes.first:
         return
-    names = {split: [name for name, *_ in getattr(data, "pairs", ())]
-             for split, data in (("train", run.dataset), ("val", run.validation))}  # fmt: skip
-    write_atomically(run.folder / "split.json", json.dumps({"how": made, **names}, indent=1).encode())
-
-
-def save_best(run: Run, record: Record) -> None:
-    """Write `model.safetensors` as the net is now, with the scores it reached in its provenance."""
     reached = record.scores.to_dict(run.header.labels.names) if record.scores is not None else None
     provenance = {**run.header.provenance, "step": record.step, "val": reached}
     with kept(run.state) as net:
-        weights.save(run.folder / "model.safetensors", net.state_dict(), replace(run.header, provenance=provenance))
+        weights.save(run.folder / name, net.state_dict(), replace(run.header, provenance=provenance))
 
 
-def as_json(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
-    """A record as a line of the log."""
-    plain = {key: value for key, value in asdict(record).items() if key != "scores"}
-    return plain if record.scores is None else {**plain, "scores": record.scores.to_dict(names)}
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in order; a last line that was cut short by a kill is left out."""
-    lines = []
-    path = folder / "log.jsonl"
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
-
-
-def _cut_log(log: Path, step: int) -> None:
-    """Drop the records after `step`: those steps are about to be done again."""
-    if log.exists():
-        kept = [line for line in read_log(log.parent) if line["step"] <= step]
-        write_atomically(log, "".join(json.dumps(line) + "\n" for line in kept).encode())
+def save_batch(folder: Path, problem: NotFinite) -> Path:
+    """Write the images and labels that a net could not digest, to look at; returns the file."""
+    path = folder / f"not-finite-step-{problem.step:09d}.npz"
+    arrays: dict[str, Any] = {}
+    for number, part in enumerate(problem.parts):
+        arrays |= {f"images_{number}": part.batch.images, f"names_{number}": np.array(part.batch.names)}
+        arrays |= {f"label_{number}_{task}": label.numpy() for task, label in part.labels.items()}
+    np.savez_compressed(path, **arrays)
+    return path
