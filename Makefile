@@ -15,7 +15,7 @@ test: $(VENV)/.dev  ## the environment, then all tests
 quick: $(VENV)/.dev  ## the tests that take no time
 	$(BIN)/python -m pytest -m "not slow"
 
-faults: $(VENV)/.dev  ## kills, full disks, power cuts and flipped bits in full counts: some half an hour
+faults: $(VENV)/.dev  ## kills, full disks, power cuts and flipped bits in full counts: many minutes
 	$(BIN)/python benchmarks/faults.py
 
 lint: $(VENV)/.dev

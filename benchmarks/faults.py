@@ -1,6 +1,6 @@
 """Kills, fills, cuts and flips: what is left of a run, in the counts that are promised (``make faults``).
 
-    python benchmarks/faults.py                 # all, some half an hour; writes benchmarks/results/faults.json
+    python benchmarks/faults.py                 # all, many minutes; writes benchmarks/results/faults.json
     python benchmarks/faults.py flips cost      # some of it, on the screen only
 
 What is done stands in tests/training, where the tests do the same in small counts. Every row says how often something
@@ -36,6 +36,7 @@ TESTS = ROOT / "tests" / "training"
 sys.path.insert(0, str(TESTS))
 
 import interrupted  # noqa: E402
+import ranks  # noqa: E402
 import test_checkpoint  # noqa: E402
 from faulty_disk import Disk, Tape, using  # noqa: E402
 
@@ -153,6 +154,16 @@ def _cost(folder: Path, channels: int, rounds: int = 9) -> Row:
     return {"bytes": size, "seconds": {name: round(value, 4) for name, value in medians.items()}, **ratio}
 
 
+def ranks_killed(folder: Path) -> tuple[Row, bool]:
+    found = ranks.kills(interrupted.Job(folder / "job", steps=1).data, folder / "runs", 20)
+    return found, found["equal"] == 20 and found["slowest recovery, s"] <= 15
+
+
+def shards(folder: Path) -> tuple[Row, bool]:
+    found = ranks.layouts([1, 2, 3, 4])
+    return found, found["equal"] == 80
+
+
 STUDIES: dict[str, tuple[str, Callable[[Path], tuple[Row, bool]]]] = {
     "flips": ("one bit of a state is flipped", flips),
     "errors": ("an operation of a save fails", errors),
@@ -162,13 +173,16 @@ STUDIES: dict[str, tuple[str, Callable[[Path], tuple[Row, bool]]]] = {
     "cost": ("a save beside torch.save", cost),
     "kills": ("killed at random times in saves", kills),
     "resumes": ("the command killed and resumed", resumes),
+    "ranks": ("one process of two killed", ranks_killed),
+    "shards": ("1 to 20 images on 1 to 4 processes", shards),
 }
 
 
 def said(row: Row) -> str:
     """The numbers of a row as words."""
     return "\n".join(
-        f"{name}: {said(value)}" if isinstance(value, dict) else f"{name} {value:,}" for name, value in row.items()
+        f"{name}: {said(value)}" if isinstance(value, dict) else f"{name} {value:,}"
+        for name, value in ((name, len(value) if isinstance(value, list) else value) for name, value in row.items())
     ).replace("\n", ", ")
 
 

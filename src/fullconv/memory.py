@@ -129,6 +129,7 @@ _SAID = (
     "bad_alloc",
     "could not create a memory object",  # oneDNN
     "could not initialize a memory object",
+    "could not create a primitive\n",  # oneDNN, for its code; "a primitive descriptor" would be another matter
     "alloc_failed",  # cuBLAS
 )
 
@@ -160,12 +161,25 @@ def asked(problem: BaseException) -> int | None:
     return None
 
 
+def lacking(problem: BaseException) -> str:
+    """What is said of it: "out of memory", with what was asked for and what there is, where that is known.
+
+    >>> lacking(MemoryError())
+    'out of memory'
+    """
+    wanted = asked(problem)
+    there = "" if wanted is None else f" ({readable(wanted)} were asked for, {readable(available())} are available)"
+    return f"out of memory{there}"
+
+
 def _lacks(problem: BaseException) -> bool:
     if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
         return True
     if isinstance(problem, OSError) and problem.errno == errno.ENOMEM:
         return True
-    return isinstance(problem, RuntimeError) and any(words in str(problem).lower() for words in _SAID)
+    if isinstance(problem, ImportError) and "failed to map segment" in str(problem):  # of a library that is loaded
+        return True
+    return isinstance(problem, RuntimeError) and any(words in f"{problem}\n".lower() for words in _SAID)
 
 
 def _chain(problem: BaseException) -> Iterator[BaseException]:

@@ -1,7 +1,7 @@
 """The real command, killed again and again and resumed, beside the same command left alone.
 
 `interrupted` kills ``fullconv train`` with SIGKILL at random times of a run in three stages, resumes it until it ends,
-and compares what it left with `whole`: every net, every last state and every line of the log but its seconds.
+and compares what it left with `whole`: every net, every last state and every line of the log but what was measured.
 """
 
 import contextlib
@@ -20,6 +20,9 @@ from fullconv.data.digits import Digits
 from fullconv.data.images import write_label
 from fullconv.training.checkpoint import newest_state
 from fullconv.weights import fingerprint, unpack
+
+MEASURED = ("seconds", "memory")
+"""What is in a record and depends on the machine."""
 
 STAGES = ("32s", "16s", "8s")
 RECIPE = """
@@ -79,11 +82,15 @@ class Job:
 
 def left_by(out):
     """What a run left that must not depend on where it was killed."""
-    nets = {str(path.relative_to(out)): fingerprint(unpack(path)[0]) for path in sorted(out.rglob("model.safetensors"))}
+    nets = {
+        str(path.relative_to(out)): fingerprint(unpack(path)[0])
+        for path in sorted(out.rglob("*.safetensors"))
+        if path.parent.name != "last"
+    }
     states = {stage: newest_state(out / stage / "last")[1]["sha256"] for stage in STAGES}
     log = {
         stage: [
-            {key: value for key, value in json.loads(line).items() if key != "seconds"}
+            {key: value for key, value in json.loads(line).items() if key not in MEASURED}
             for line in (out / stage / "log.jsonl").read_text("utf-8").splitlines()
         ]
         for stage in STAGES
@@ -93,13 +100,24 @@ def left_by(out):
     return {"nets": nets, "states": states, "log": log, "reports": reports, "partial": partial}
 
 
+def differences(left, expected, where=""):
+    """The first place of each part where two runs differ, and what is there."""
+    if isinstance(left, dict) and isinstance(expected, dict) and left.keys() == expected.keys():
+        return [line for key in left for line in differences(left[key], expected[key], f"{where} {key}")]
+    if isinstance(left, list) and isinstance(expected, list) and len(left) == len(expected):
+        pairs = enumerate(zip(left, expected, strict=True))
+        return next((found for n, pair in pairs if (found := differences(*pair, f"{where} {n}"))), [])
+    return [] if left == expected else [f"{where.strip()} is {left} and not {expected}"]
+
+
 def whole(job):
     """The run that nobody killed."""
     out = job.folder / "whole"
     job.finish(out, 0)
     left = left_by(out)
     assert [line["step"] for line in left["log"]["8s"]] == list(range(1, job.steps + 1))
-    assert len(left["nets"]) == len(left["reports"]) == 1 + len(STAGES)
+    assert {"model.safetensors", *(f"{stage}/model.safetensors" for stage in STAGES)} <= left["nets"].keys()
+    assert len(left["reports"]) == 1 + len(STAGES)
     return left
 
 
@@ -116,10 +134,10 @@ def interrupted(job, expected, kills, workers, seed=0, places=("noted", "trainin
     time later, in a step, an evaluation or a save, ``after`` when all steps of a stage are done: in the last save, in
     the report, in the start of the next stage.
     Returns the counts; ``again`` is the number of steps that were in the log and not in a state, and had to be done
-    again; ``different`` the number of runs that did not end as `expected`.
+    again; ``different`` says what of which run did not end as `expected`.
     """
     rng = random.Random(f"{workers} {seed}")
-    counts = {"kills": 0, **dict.fromkeys(places, 0), "again": 0, "runs": 0, "different": 0}
+    counts = {"kills": 0, **dict.fromkeys(places, 0), "again": 0, "runs": 0, "different": []}
     while counts["kills"] < kills:
         out = first_run(job, workers).with_name(f"workers-{workers}-{counts['runs']}")
         ended = False
@@ -134,7 +152,7 @@ def interrupted(job, expected, kills, workers, seed=0, places=("noted", "trainin
         if not ended:
             job.finish(out, workers)
         counts["runs"] += 1
-        counts["different"] += left_by(out) != expected
+        counts["different"] += [f"{out.name}: {what}" for what in differences(left_by(out), expected)]
     return counts
 
 

@@ -181,6 +181,23 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(digits_folder):
     assert all(torch.equal(before[n], t) or n == "score_fr.bias" for n, t in net.state_dict().items())
 
 
+def test_a_kill_after_the_last_state_loses_no_net(whole, digits_folder, tmp_path, monkeypatch):
+    def saved_and_killed(folder, state, facts):
+        save_state(folder, state, facts)
+        if state.step == CONFIG.steps:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fullconv.training.run.save_state", saved_and_killed)
+        list(records(start(tmp_path, digits_folder)))
+    (tmp_path / ".model.safetensors.1.tmp").touch()  # of another kill
+    list(records(start(tmp_path, digits_folder, resume=True)))
+    for name in ("model.safetensors", "last.safetensors"):
+        left, expected = (weights.fingerprint(weights.load(f / name)[0]) for f in (tmp_path, whole[0]))
+        assert left == expected, name
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 def test_a_full_disk_leaves_the_old_state(whole, tmp_path, monkeypatch):
     state = State.of(fullconv.build(replace(MODEL, num_classes=11)), CONFIG)
     save_state(tmp_path, state, {})

@@ -94,9 +94,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print("fullconv: interrupted; a training run goes on with --resume", file=sys.stderr)
         code = 130
-    except MemoryError:
-        print("fullconv: error: out of memory; lower --batch-size or --crop, or take smaller images", file=sys.stderr)
-        code = 1
     except BrokenPipeError:  # `fullconv ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -108,5 +105,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"fullconv: error: {thing}: {problem.strerror or problem}; check the path and its permissions",
             file=sys.stderr,
         )
+        code = 1
+    except (MemoryError, RuntimeError, ImportError) as problem:
+        from fullconv import memory
+
+        if debug or not memory.is_out_of_memory(problem):
+            raise
+        print(f"fullconv: error: {memory.lacking(problem)}; lower --batch-size or --crop, or take smaller images",
+              file=sys.stderr)  # fmt: skip
         code = 1
     sys.exit(code)

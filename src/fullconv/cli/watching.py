@@ -82,7 +82,7 @@ def planned(job: Run) -> tuple[list[tuple[str, str]], list[str]]:
         timed=alone and job.total - job.state.step >= SHORT, room=free,
     )  # fmt: skip
     each = "" if alone else " in each process"
-    rows = [("memory", f"{memory.readable(found.peak)} at most{each}; {memory.readable(free)} available")]
+    rows = [("memory", f"{memory.readable(found.peak)} at most{each}, of {memory.readable(free + found.held)}")]
     if found.seconds is not None and found.seconds_per_step is not None:
         rows.append(
             ("time", f"{duration(found.seconds)}, {found.seconds_per_step:.2g} s a step; evaluations not counted")

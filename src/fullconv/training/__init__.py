@@ -276,14 +276,9 @@ def gradient(
                 raise
             if pieces >= most or work.processes.size > 1:
                 raise RunError(
-                    f"step {state.step + 1}: out of memory{_wanted(problem)}; give a smaller --crop"
+                    f"step {state.step + 1}: {memory.lacking(problem)}; give a smaller --crop"
                     + ("" if most == 1 else " or --batch-size")
                 ) from None
             pieces = min(2 * pieces, most)
     refuse_lost_gradient(state.net, parts, state.step + 1)
     return work.processes.sum([loss])[0], pieces
-
-
-def _wanted(problem: BaseException) -> str:
-    wanted, free = memory.asked(problem), memory.readable(memory.available())
-    return "" if wanted is None else f" ({memory.readable(wanted)} were asked for, {free} are available)"

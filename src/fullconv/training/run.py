@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from fullconv import __version__, weights
+from fullconv.atomic import remove_leftovers
 from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
 from fullconv.data import Dataset, tasks_of
 from fullconv.data.stream import worker_faults
@@ -122,6 +123,8 @@ def prepare(
     if not resume and (folder / "last").is_dir() and any((folder / "last").iterdir()):
         raise UsageError(f"{folder}: it holds a run already; add --resume to go on with it, or give another --out")
     lock = _locked(folder) if processes.first else None
+    if resume and processes.first:
+        remove_leftovers(folder, "*")  # of a killed process: the lock says that nobody else writes here
     found = newest_state(folder / "last") if resume else None
 
     net = build(model)
@@ -224,14 +227,14 @@ def records(run: Run, stop: Stop | None = None) -> Iterator[Record]:
             log.write(as_json(record, run.header.labels.names))
         if not broken_off:
             keep_best(run, record)
+        if run.over:  # before the state that says so: a kill between the two does the last steps again
+            save_net(run, record, "last.safetensors")
         if ended or run.over or record.step % run.config.save_every == 0:
             if processes.first:
                 log.secure()
                 facts = {**run.facts, "progress": asdict(run.progress), "where": _where(processes)}
                 save_state(run.folder / "last", run.state, facts)
             processes.after_first(f"{run.folder}/{record.step}")
-            if run.over:
-                save_net(run, record, "last.safetensors")
         if ended and not run.over:
             stop.reason = stop.reason or "another process"
         return not (ended or run.over)
