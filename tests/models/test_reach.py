@@ -6,8 +6,13 @@ from test_fcn import small, strides
 
 from fullconv.models.reach import reach, support
 
-CASES = [(b, s, p) for b in ("vgg11", "alexnet", "lenet", "mobilenet_v2", "resnet18", "squeezenet1_0", "googlenet")
-         for s in strides(b) for p in ("paper", "tight")]  # fmt: skip
+FAST = ("vgg11", "lenet")
+CASES = [
+    pytest.param(b, s, p, marks=() if b in FAST else pytest.mark.slow)
+    for b in (*FAST, "alexnet", "mobilenet_v2", "resnet18", "squeezenet1_0", "googlenet")
+    for s in strides(b)
+    for p in ("paper", "tight")
+]
 
 
 def opened(net):

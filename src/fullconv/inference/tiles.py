@@ -1,8 +1,8 @@
 """Images that are larger than the memory: tiles with a halo, whose scores are those of the whole.
 
-A tile begins on a multiple of the net's period, so that every pooling has the windows that it has in the whole, and
-sees as far around it as its scores look (`fullconv.models.reach`). Where it ends at the border of the image, that is its
-border too: zeros are padded where the whole has them, and nowhere else.
+What a tile sees begins on a multiple of the net's period, so that every pooling has the windows that it has in the
+whole, and goes as far around it as its scores look (`fullconv.models.reach`). At the border of the image it ends with
+the image: zeros are padded where the whole has them, and nowhere else.
 """
 
 from __future__ import annotations

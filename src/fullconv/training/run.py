@@ -1,8 +1,8 @@
 """A run in a folder: `model.safetensors` (the best net), `last.safetensors`, `last/` (training state),
 `log.jsonl` (the records), and `split.json` where the split was made here.
 
-What is here only consumes the records of `fit`: it writes them down, saves the state, keeps the best net, and ends early
-where that is asked for.
+What is here only consumes the records of `fit`: it writes them down, saves the state, keeps the best net, and ends
+early where that is asked for.
 """
 
 from __future__ import annotations
