@@ -73,9 +73,10 @@ def planned(job: Run) -> tuple[list[tuple[str, str]], list[str]]:
     """What the run will take, as rows, and a sentence where it will not fit. Told for the CPU; a GPU's memory is its
     own.
     """
-    if next(job.state.net.parameters()).device.type != "cpu" or job.over:
-        return [], []
     alone = job.processes.size == 1
+    again = job.state.step > 0 and not alone  # after the loss of a process every second counts
+    if next(job.state.net.parameters()).device.type != "cpu" or job.over or again:
+        return [], []
     share, free = share_of(job.config, job.processes.size), memory.available()
     found = plan(
         job.state, job.dataset, share, job.header.input, validation=job.validation,
