@@ -281,3 +281,29 @@ def test_the_numbers_of_long_runs_are_the_code_s():
     assert f"`--save-every` steps ({TrainConfig().save_every})" in text
     assert f"`--worker-timeout` ({TrainConfig().worker_timeout:.0f} s)" in text
     assert f"`--dist-timeout` ({TIMEOUT:.0f} s)" in text
+
+
+def test_the_faults_of_long_runs_are_those_that_were_measured():
+    import json
+
+    text = (DOCS / "long-runs.md").read_text()
+    found = json.loads((ROOT / "benchmarks" / "results" / "faults.json").read_text())
+    flips, errors, power = found["flips"], found["errors"], found["power"]
+    assert f"| {flips['flips']:,} at random, and each of {flips['every bit']['flips']:,} bits | 0 not found |" in text
+    assert flips["found"] == flips["flips"] and flips["every bit"]["found"] == flips["every bit"]["flips"]
+    assert f"| {errors['faults']} | {errors['wrong']} |" in text
+    assert f"| {power['states']:,} states of the disk | {power['wrong']} |" in text
+    assert f"| {found['operations']['deaths']} | {found['operations']['wrong']} |" in text
+    assert f"| {found['full_disk']['runs']} | {found['full_disk']['runs'] - found['full_disk']['old']} |" in text
+    kills, resumes = found["kills"], [found["resumes"][f"workers {n}"] for n in (0, 2)]
+    assert (
+        f"| {kills['kills']} kills, {kills['halfway']} of them within a save | {kills['torn'] + kills['lost']} |"
+        in text
+    )
+    assert f"| {sum(r['kills'] for r in resumes)} kills | {sum(r['different'] for r in resumes)} |" in text
+    ranks, shards = found["ranks"], found["shards"]
+    assert f"| {ranks['kills']} kills | {ranks['kills'] - ranks['equal']} |" in text
+    assert f"| {shards['layouts']} | {shards['layouts'] - shards['equal']} |" in text
+    cost = found["cost"]
+    assert f"of 401 MB takes {cost['large']['of torch.save']:.1f} times" in text
+    assert cost["small"]["of torch.save"] < 2.5 and cost["small"]["of torch.save into place"] < 1.25
