@@ -116,7 +116,7 @@ def test_a_log_that_was_cut_short(run: Path, tmp_path: Path) -> None:
 
 def test_environment_fingerprint_and_memory_are_those_of_the_training(run: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
-    noted = "".join(json.dumps({**line, "memory": n * 2**30}) + "\n" for n, line in enumerate(lines, start=2))
+    noted = "".join(json.dumps({**line, "memory": n * 10**9}) + "\n" for n, line in enumerate(lines, start=2))
     (tmp_path / "log.jsonl").write_text(noted, "utf-8")
     there = {"python": "3.99.1", "processor": "abacus", "beads": "<b>100"}
     prints = {"train": "ab" * 32, "val": "cd" * 32}
@@ -124,7 +124,7 @@ def test_environment_fingerprint_and_memory_are_those_of_the_training(run: Path,
     texts = check(write_run_report(tmp_path, predictor, None).read_text("utf-8")).texts
     for name, value in {**there, "torch": "1.0", "data fingerprint, val": "cd" * 8}.items():
         assert texts[texts.index(name) + 1] == value
-    assert any(f"up to {len(lines) + 1}.0 GiB of memory" in text for text in texts)
+    assert any(f"up to {len(lines) + 1}.0 GB of memory" in text for text in texts)
     assert any(text.startswith("Versions and machine are those of the training.") for text in texts)
     older = check(write_run_report(run, load(run / "model.safetensors"), None).read_text("utf-8")).texts
     assert older[older.index("python") + 1] == platform.python_version()
@@ -175,6 +175,10 @@ def replace_logits(predictor: Predictor) -> Predictor:
     """The same predictor over a net that says class 0 everywhere."""
 
     class Background(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.device = torch.nn.Parameter(torch.zeros(1))  # where it computes is asked of its parameters
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             scores = torch.zeros(len(x), predictor.header.model.num_classes, *x.shape[2:])
             scores[:, 0] = 1

@@ -138,9 +138,9 @@ def board_of(job: Run, args: argparse.Namespace) -> contextlib.AbstractContextMa
 
 def write_report(console: Any, job: Run) -> None:
     """The report of a run that is over."""
-    console.print("writing the report ...")
     predictor = fullconv.load(job.folder / "model.safetensors")
-    page = write_run_report(job.folder, predictor, job.validation)
+    with Bar(console, "writing the report", len(job.validation or ())) as bar:
+        page = write_run_report(job.folder, predictor, job.validation, training=job.dataset, progress=bar.follow)
     console.print(f"\nthe best net: {job.folder / 'model.safetensors'}\nthe report:   {page}", highlight=False)
 
 

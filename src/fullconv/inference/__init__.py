@@ -90,14 +90,14 @@ class Predictor:
             )
         training = self.net.training
         self.net.eval()
-        device = next(self.net.parameters()).device
+        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
         half = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
         try:
             with torch.inference_mode(), half:
                 x = to_input(torch.from_numpy(np.array(image)[None]).to(device), self.header.input)
                 found: Tensor | dict[str, Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
                 outputs = found if isinstance(found, dict) else {"semantic": found}
-                return {task: scores.float() for task, scores in outputs.items()}
+                return {task: scores.float().cpu() for task, scores in outputs.items()}
         except RuntimeError as problem:
             if "can't allocate memory" in str(problem):
                 height, width = image.shape[:2]

@@ -16,6 +16,7 @@ from fullconv.data import SEMANTIC, Dataset
 from fullconv.evaluation import confusions, present_only
 from fullconv.inference import Predictor
 from fullconv.labels import LabelSpace
+from fullconv.memory import readable
 from fullconv.metrics import Counts, scores
 from fullconv.report import figures
 from fullconv.report.again import again_section, settings_section
@@ -23,7 +24,7 @@ from fullconv.report.audit import TRAINING, Audit, Overheard, Passing, look_at_t
 from fullconv.report.page import Figure, Section, Strip, Table, percent, render
 from fullconv.report.pictures import over_gray, seen, view
 from fullconv.report.suspects import audit_section
-from fullconv.report.words import counted, data_name, duration, gib, with_sign
+from fullconv.report.words import counted, data_name, duration, with_sign
 from fullconv.training.log import read_log
 
 FOUR = {
@@ -177,7 +178,7 @@ def _training(log: list[dict[str, Any]]) -> Section:
     evaluations = counted(sum(1 for line in log if line.get("scores")), "evaluation")
     memory = max((line["memory"] for line in log if line.get("memory")), default=None)
     if memory is not None:
-        text += f" The process needed up to {gib(memory)} of memory."
+        text += f" The process needed up to {readable(memory)} of memory."
     alt = f"Curves over the steps: the loss, the mean IU at {evaluations}, the learning rate. {text}"
     return Section("Training", text, (Figure(figures.curves(log), "", alt, figures.curves(log, NARROW)),))
 

@@ -89,9 +89,8 @@ def scalars(record: Record, names: Sequence[str]) -> dict[str, float]:
         "training/learning_rate": record.lr,
         "training/images_per_second": record.images / record.seconds if record.seconds > 0 else None,
     }
-    memory = getattr(record, "memory", None)
-    if memory:
-        found["training/memory_gib"] = memory / 2**30
+    if record.memory:
+        found["training/memory_gib"] = record.memory / 2**30
     if record.scores is not None:
         found |= {f"validation/{name}": getattr(record.scores, name) for name in _FOUR}
         found |= {f"iu/{_tag(name)}": iu for name, iu in zip(names, record.scores.iu, strict=True)}

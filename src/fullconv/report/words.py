@@ -69,12 +69,3 @@ def clock(seconds: float) -> str:
     """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def gib(amount: float) -> str:
-    """An amount of memory, given in bytes.
-
-    >>> gib(3 * 2**30), gib(200 * 2**20)
-    ('3.0 GiB', '0.2 GiB')
-    """
-    return f"{amount / 2**30:.1f} GiB"

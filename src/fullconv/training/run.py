@@ -162,7 +162,10 @@ def prepare(
         "fullconv": __version__,
         "torch": torch.__version__,
         "data": data,
-        "data_fingerprint": facts["data"],
+        "data_fingerprint": {
+            "train": facts["data"],
+            "val": data_fingerprint(validation) if validation is not None else None,
+        },
         "images": len(dataset),
         "weights": str(start) if start else None,
         "train": facts["train"],

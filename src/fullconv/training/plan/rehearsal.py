@@ -188,7 +188,8 @@ def seconds_of_batch(net: nn.Module, config: TrainConfig, convention: InputConve
     rng = np.random.default_rng(0)
     batch = _batch(shape, convention, rng.integers(0, 256, (*shape, len(convention.mean)), dtype=np.uint8))
     labels = {task: torch.from_numpy(rng.integers(0, n, shape)) for task, n in _classes(net).items()}
-    work, found = _work(net, config, convention), []
+    work = _work(net, config, convention)
+    found: list[float] = []
     over = dict.fromkeys(labels, float(np.prod(shape)))
     while len(found) < TRIALS and (len(found) < 2 or sum(found) < TRIAL):
         with untouched(net, config):
