@@ -3,9 +3,11 @@ Linux), and the median of the steps.
 
     python benchmarks/plan.py
     python benchmarks/plan.py vgg --only memory
+    python benchmarks/plan.py --only time --busy
 
 Each run is a process of its own that plans and then trains, on images of noise. For the time the plan tries a step, for
-the memory it does not. The result goes to benchmarks/results/plan.json.
+the memory it does not. On a machine that others use (``--busy``) one thread runs, and seconds of the processor count.
+What is measured takes the place of what benchmarks/results/plan.json held of the same case.
 """
 
 from __future__ import annotations
@@ -106,31 +108,39 @@ def run(name: str, what: str) -> dict[str, Any]:
     return {"planned": planned, "real": real, "off": round(planned / real - 1, 3), "planning": round(planning, 2)}
 
 
+def keep(name: str, what: str, found: dict[str, Any], busy: bool) -> None:
+    """Put one result into the file."""
+    held = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else {}
+    clock = {"clock": "of the processor, one thread" if busy else "of the wall"} if what == "time" else {}
+    rows = {case: dict(held.get(case, {})) for case in CASES}
+    rows[name][what] = {**found, **clock}
+    RESULT.write_text(json.dumps({"steps": STEPS, "cases": rows, "machine": machine()}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help="words of the names of the cases (default: all)")
     parser.add_argument("--only", choices=sorted(STEPS))
+    parser.add_argument("--busy", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help="write the result though it is of some cases alone")
     args = parser.parse_args()
+    if args.busy:  # the clock of the plan and of the steps alike
+        torch.set_num_threads(1)
+        time.perf_counter = time.process_time
     if args.one:
         print(json.dumps(run(args.one, args.only)))
         return
-    rows = []
     for name in CASES:
         if args.cases and not any(word.lower() in name.lower() for word in args.cases):
             continue
-        row: dict[str, Any] = {"case": name}
         for what in [args.only] if args.only else ["memory", "time"]:
-            command = [sys.executable, __file__, "--one", name, "--only", what]
+            command = [sys.executable, __file__, "--one", name, "--only", what, *(["--busy"] if args.busy else [])]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            row[what] = json.loads(said.stdout)
+            found = json.loads(said.stdout)
             words = memory.readable if what == "memory" else "{:.2f} s".format
-            print(f"{name}: {what} planned {words(row[what]['planned'])}, was {words(row[what]['real'])} "
-                  f"({row[what]['off']:+.0%}); planned in {row[what]['planning']:.1f} s", flush=True)  # fmt: skip
-        rows.append(row)
-    if args.write or not (args.cases or args.only):
-        RESULT.write_text(json.dumps({"steps": STEPS, "cases": rows, "machine": machine()}, indent=1) + "\n")
+            print(f"{name}: {what} planned {words(found['planned'])}, was {words(found['real'])} "
+                  f"({found['off']:+.0%}); planned in {found['planning']:.1f} s", flush=True)  # fmt: skip
+            keep(name, what, found, args.busy)
 
 
 if __name__ == "__main__":

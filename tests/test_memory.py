@@ -35,11 +35,11 @@ def test_peak_and_resident_follow_what_is_taken():
         """
     )
     (now, most), (now_with, most_with), (now_after, most_after) = np.array(said, np.int64).reshape(3, 2).tolist()
-    assert now <= most < 250e6
+    assert now <= 1.02 * most < 250e6  # Linux counts them apart, and not to the page
     assert now_with - now == pytest.approx(300e6, rel=0.05)
     assert most_with - now == pytest.approx(300e6, rel=0.05)
     assert now_after - now < 20e6
-    assert most_with <= most_after <= 1.02 * most_with
+    assert most_after == pytest.approx(most_with, rel=0.02)
 
 
 def test_available_is_no_more_than_the_machine_has():

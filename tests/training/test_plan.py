@@ -158,9 +158,9 @@ def test_the_memory_beside_the_step_is_that_of_the_state(change):
 
 def test_more_of_everything_takes_more():
     def peak(**change):
-        return plan(
-            state_of(config=replace(CONFIG, **change)), DATA, replace(CONFIG, **change), INPUT, timed=False
-        ).step
+        config = replace(CONFIG, **change)
+        found = plan(state_of(config=config), DATA, config, INPUT, timed=False)
+        return found.step - found.process  # what the process has else changes from one moment to the next
 
     plain = peak(batch_size=8)
     weights = sum(p.nbytes for p in state_of().net.parameters())
@@ -249,6 +249,37 @@ def test_the_peak_of_a_process_that_trains_is_the_planned_one(model, config):
     *_, held, planned, real = child(model, {"steps": 3, **config}, [256, 256])
     assert planned == pytest.approx(real, rel=0.2)
     assert planned - held == pytest.approx(real - held, rel=0.3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="of oneDNN")
+def test_what_a_convolution_takes_inside_is_in_the_ledger():
+    """A layer of 75 MB: its weights twice more while it goes back, beside its gradient."""
+    code = """
+        import torch
+        from fullconv import memory
+        from fullconv.training.plan.ledger import Ledger
+
+        def step(size, kernel):
+            layer = torch.nn.Conv2d(512, 4096, kernel, padding=1).to(memory_format=torch.channels_last)
+            x = torch.ones(1, 512, *size).contiguous(memory_format=torch.channels_last)
+            with Ledger() as ledger:
+                for tensor in (*layer.parameters(), x):
+                    ledger.show(tensor)
+                there = ledger.live
+                layer(x).sum().backward()
+            return ledger.small + ledger.large - there, layer.weight.nbytes
+
+        step((4, 4), 1)
+        before = memory.resident() + 4 * 512 * 4096 * 9
+        told, weight = step((12, 16), 3)
+        print(told, weight, memory.peak() - before)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    told, weight, taken = map(int, run.stdout.split())
+    assert told == pytest.approx(taken, rel=0.1)
+    assert told > 2.9 * weight
 
 
 def test_planning_a_training_of_ten_gigabytes_takes_nothing():
@@ -440,7 +471,7 @@ def test_where_it_fits_nothing_is_said(asked):
     assert advice(asked, asked.needed) is None
 
 
-@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.75, 0.9, 0.99])
+@pytest.mark.parametrize("share", [0.02, 0.12, 0.2, 0.35, 0.5, 0.75, 0.9, 0.99])
 def test_the_largest_batch_that_fits_is_said(asked, share):
     least = need(asked, batch_size=1, accumulate=12)
     room = round(least + share * (asked.needed - least))

@@ -109,10 +109,10 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
     train = ["train", digits_folder, "--recipe", recipe, "--workers", "0"]
     assert call(capsys, *train, "--out", tmp_path / "whole")[0] == 0
 
-    from fullconv.training import run as runs
+    from fullconv.cli import watching
 
     done = []
-    records = runs.records
+    records = watching.records
 
     def killed(job, stop):
         if len(done) == stage and step == 0:
@@ -124,7 +124,7 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
         done.append(job.folder.name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "records", killed)
+        patch.setattr(watching, "records", killed)
         assert call(capsys, *train, "--out", tmp_path / "run")[0] == 130
     code, _, err = call(capsys, *train, "--out", tmp_path / "run")
     assert code == 2 and "--resume" in err
