@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -506,3 +507,17 @@ def test_large_pieces_are_given_back_and_small_ones_are_not():
             one = torch.empty(count)
             del one
     assert (ledger.live, ledger.small, ledger.large, ledger.most) == (0, LARGE // 2, 2 * LARGE, 2 * LARGE)
+
+
+# -- what is said of it ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_was_measured_and_it_is_within_a_fifth():
+    root = Path(__file__).parents[2]
+    cases = json.loads((root / "benchmarks" / "results" / "plan.json").read_text())["cases"]
+    page = (root / "docs" / "training.md").read_text()
+    for name, found in cases.items():
+        memory_off, time_off = found["memory"]["off"], found["time"]["off"]
+        assert f"| {name} | {found['memory']['real'] / 1e6:,.0f} MB | {memory_off:+.0%} | {time_off:+.0%} |" in page
+        assert max(abs(memory_off), abs(time_off)) < 0.2
+        assert memory_off == pytest.approx(found["memory"]["planned"] / found["memory"]["real"] - 1, abs=1e-3)
