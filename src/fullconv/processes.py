@@ -12,7 +12,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,9 +86,11 @@ class Processes:
         if self.pulse is not None:
             self.pulse.step = step
 
-    def after_first(self, work: str) -> None:
+    def after_first(self, work: str, ended: Callable[[], bool] = lambda: False) -> None:
         """Wait until the first process has come to this point too, however long its work takes as long as it lives:
         what it writes (`work`, a name of its own each time) is then there.
+
+        ended: whether this process was told to end: then a pulse that stands still for some beats is enough.
         """
         if self.pulse is None:
             return
@@ -96,7 +98,7 @@ class Processes:
             self.pulse.store.set(f"done/{work}", "")
             return
         with self.told():
-            self.pulse.wait(f"done/{work}")
+            self.pulse.wait(f"done/{work}", ended)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -164,7 +166,7 @@ class Pulse:
                 found[rank] = None
         return found
 
-    def wait(self, key: str) -> None:
+    def wait(self, key: str, ended: Callable[[], bool]) -> None:
         """Until a key is in the store; an error of the connection where the first process stops to live before."""
         seen, since = self._read()[0], time.monotonic()
         while not self.store.check([key]):
@@ -172,7 +174,7 @@ class Pulse:
             now = self._read()[0]
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since > self.timeout:
+            elif time.monotonic() - since > (4 * self.every if ended() else self.timeout):
                 raise RuntimeError("timed out")
 
     def missing(self) -> list[int]:

@@ -237,7 +237,7 @@ def records(run: Run, stop: Stop | None = None) -> Iterator[Record]:
                 log.secure()
                 facts = {**run.facts, "progress": asdict(run.progress), "where": _where(processes)}
                 save_state(run.folder / "last", run.state, facts)
-            processes.after_first(f"{run.folder}/{record.step}")
+            processes.after_first(f"{run.folder}/{record.step}", lambda: stop.signal is not None)
         if ended and not run.over:
             stop.reason = stop.reason or "another process"
         return not (ended or run.over)
