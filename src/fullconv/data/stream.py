@@ -24,6 +24,12 @@ from fullconv.data import Dataset, Image, Sample
 from fullconv.data.transforms import Fill, Transform, window
 from fullconv.errors import FullconvError, RunError, UsageError
 
+AHEAD = 4
+"""Batches that each process that loads has ready."""
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+"""What people and batch systems send to end a run: Ctrl-C, the end of a job, and the warning before it."""
+
 # Streams of random numbers that must not meet, told apart by the second word of their seed.
 _ORDER, _AUGMENT = 1, 2
 
@@ -143,6 +149,11 @@ class Share:
         return stream[self.number(index)]
 
 
+def loading_processes(workers: int | None) -> int:
+    """The processes that load images: as many as asked for, else the cores beyond two, at most four."""
+    return min(4, max(0, (os.cpu_count() or 1) - 2)) if workers is None else workers
+
+
 def batches(
     stream: Stream | Share, start: int, stop: int, workers: int | None = None, timeout: float = 0
 ) -> Iterator[Batch]:
@@ -154,15 +165,14 @@ def batches(
     """
     from torch.utils.data import DataLoader
 
-    if workers is None:
-        workers = min(4, max(0, (os.cpu_count() or 1) - 2))
+    workers = loading_processes(workers)
     steps: Any = _Steps(stream, start, stop)  # what DataLoader wants of a data set is len and getitem
     loader: Iterable[Batch | FullconvError] = DataLoader(
         steps,
         batch_size=1,
         collate_fn=_only,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         timeout=timeout if workers else 0,
         worker_init_fn=partial(_begin_worker, os.getpid()),
     )
@@ -210,9 +220,8 @@ def _begin_worker(parent: int, worker: int) -> None:
     """Loader processes leave signals to the main process, which ends them: Ctrl-C and a batch system reach all. And
     they end with it, however it ended: one that waits to hand over a batch would wait for ever.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-"""Those that batch systems and people send: Ctrl-C, the end of a job, and the warning before it."""
+from fullconv.data.stream import SIGNALS
 
 
 class Stop:

@@ -7,7 +7,7 @@ step on pixels of chance.
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -17,6 +17,7 @@ from torch import Tensor
 from fullconv import memory
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data import Dataset
+from fullconv.data.stream import AHEAD, loading_processes
 from fullconv.data.transforms import outside
 from fullconv.memory import readable
 from fullconv.training import State, stream_of
@@ -34,9 +35,6 @@ LIBRARIES = 50_000_000
 
 HOLES = 0.08
 """The share of the heap that lies between what is held."""
-
-AHEAD = 4
-"""Batches that each process that loads has ready."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def plan(
     passes = seconds_of_batch(state.net, config, convention, expected.middle)
     if passes is None:
         return found
-    processes = loading_processes(config)
+    processes = loading_processes(config.workers)
     loading, parts = seconds_of_loading(state, dataset, config, convention), config.accumulate
     working = passes * parts + seconds_of_update(state.net, config)
     step = max(working, loading * parts / processes) if processes else working + loading * parts
@@ -132,7 +130,7 @@ def _memory_of(
     copies = 2 if config.optimizer == "adamw" else 1 if config.momentum else 0
     optimizer, average = copies * found.learning, found.weights if config.ema else 0
     # Of the step before, the batches are held until those of this one are there.
-    loader = batch * (2 * config.accumulate - 1 + AHEAD * loading_processes(config))
+    loader = batch * (2 * config.accumulate - 1 + AHEAD * loading_processes(config.workers))
     process = max(0, held - there) + LIBRARIES
     tensors = round((1 + HOLES) * found.small) + found.large
     lasting = process + optimizer + average
@@ -164,17 +162,10 @@ def _spread(length: int, count: int = 32) -> list[int]:
     return sorted({index * length // min(count, length) for index in range(min(count, length))})
 
 
-def loading_processes(config: TrainConfig) -> int:
-    """The processes that load images, as `fullconv.data.stream.batches` decides."""
-    return min(4, max(0, (os.cpu_count() or 1) - 2)) if config.workers is None else config.workers
-
-
 def seconds_of_loading(state: State, dataset: Dataset, config: TrainConfig, convention: InputConvention) -> float:
     """Seconds in which one process reads and changes the images of a batch: those of the second batch of a run, after
     the first one started the libraries.
     """
-    import time
-
     fill = outside(convention, dataset.labels.ignore_index)
     # Which images are drawn decides little of the time, and for balance all labels would have to be read.
     stream = stream_of(state.net, dataset, replace(config, balance=False), fill, None)
