@@ -33,7 +33,7 @@ _HOME = {
     "evaluate": "evaluation",
     "load": "inference",
     "Predictor": "inference",
-    "Segmentation": "inference",
+    "Segmentation": "segmentation",
 }
 """Every public name and the module that it lives in."""
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fullconv.errors import FullconvError
     from fullconv.evaluation import evaluate
     from fullconv.geometry import AxisMap, Window
-    from fullconv.inference import Predictor, Segmentation, load
+    from fullconv.inference import Predictor, load
     from fullconv.labels import LabelSpace
     from fullconv.metrics import Scores, confusion_matrix, scores
     from fullconv.models import build
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fullconv.models.fcn import FCN
     from fullconv.models.rarefy import rarefy, shift_and_stitch
     from fullconv.models.trace import walk
+    from fullconv.segmentation import Segmentation
     from fullconv.training import fit
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from fullconv.inference import Segmentation
+    from fullconv.segmentation import Segmentation
 
 HELP = "segment images and folders of images"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"

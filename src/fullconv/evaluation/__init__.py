@@ -34,13 +34,11 @@ def confusions(
             )
     for index in range(first, len(dataset), every):
         sample = dataset[index]
-        outputs = predictor.outputs(sample.image)
+        outputs = predictor.coarse(sample.image)
         yield (
             sample.name,
             {
-                task: confusion_matrix(
-                    outputs[task][0].argmax(0).numpy(), sample.tasks[task], len(space), space.ignore_index
-                )
+                task: confusion_matrix(outputs[task].prediction(), sample.tasks[task], len(space), space.ignore_index)
                 for task, space in tasks.items()
             },
         )

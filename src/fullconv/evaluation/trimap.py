@@ -54,7 +54,7 @@ def trimap_scores(
     for index in range(len(dataset)):
         sample = dataset[index]
         truth = sample.tasks[SEMANTIC].astype(np.int64)
-        prediction = predictor.logits(sample.image)[0].argmax(0).numpy()
+        prediction = predictor.coarse(sample.image)["semantic"].prediction()
         for width, total in totals.items():
             near = np.where(border(truth, width), truth, space.ignore_index)
             total += confusion_matrix(prediction, near, len(space), space.ignore_index)

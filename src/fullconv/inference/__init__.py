@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullconv import weights
@@ -17,33 +14,10 @@ from fullconv.data import Image, images, photograph
 from fullconv.data.bands import read_bands
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.labels import LabelSpace
-from fullconv.models import build
+from fullconv.models import FCN, build
 from fullconv.models.input import to_input
+from fullconv.segmentation import CoarseScores, Segmentation
 from fullconv.weights import Header
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a net says of one image.
-
-    image: (H, W, 3) uint8 RGB. logits: (K, H, W) float32, the score of each class at each pixel.
-    geometric: what its second head says, of a net with two (SIFT Flow).
-    """
-
-    image: NDArray[np.uint8]
-    logits: NDArray[np.float32]
-    labels: LabelSpace
-    geometric: Segmentation | None = None
-
-    @cached_property
-    def prediction(self) -> NDArray[np.uint8]:
-        """(H, W) uint8: the class of the highest score at each pixel."""
-        kind = np.uint8 if len(self.labels) <= 256 else np.int32
-        return self.logits.argmax(0).astype(kind)
-
-    def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8: the image with the classes' colours laid over it; class ``background`` stays clear."""
-        return images.overlay(self.image, self.prediction, self.labels, alpha)
 
 
 class Predictor:
@@ -71,11 +45,34 @@ class Predictor:
         return self.outputs(image)["semantic"]
 
     def outputs(self, image: Image) -> dict[str, Tensor]:
-        """(1, K, H, W) float32 scores by task.
+        """(1, K, H, W) float32 scores by task; the image is what `coarse` takes."""
+        return {task: torch.from_numpy(scores.logits())[None] for task, scores in self.coarse(image).items()}
+
+    def coarse(self, image: Image) -> dict[str, CoarseScores]:
+        """The scores by task at the net's own stride, from which logits and classes are made.
 
         image: (H, W, 3) uint8 RGB, or as many channels as the net takes: (H, W, 6) uint8 with HHA, (H, W, 4) float32
         with the natural logarithm of depth in millimetres.
         """
+        self._check(image)
+        training = self.net.training
+        self.net.eval()
+        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
+        half = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
+        try:
+            with torch.inference_mode(), half:
+                x = to_input(torch.from_numpy(np.array(image)[None]).to(device), self.header.input)
+                return run(self.net, x.contiguous(memory_format=torch.channels_last))
+        except RuntimeError as problem:
+            if "can't allocate memory" in str(problem):
+                height, width = image.shape[:2]
+                raise RunError(f"image of {height}x{width}: not enough memory; give a smaller image") from None
+            raise
+        finally:
+            self.net.train(training)
+
+    def _check(self, image: Image) -> None:
+        """Refuse an image that the net does not take."""
         channels = len(self.header.input.mean)
         photographs = channels == 3 and not self.header.input.bands
         kinds = (np.uint8,) if photographs else (np.uint8, np.float32)
@@ -88,23 +85,6 @@ class Predictor:
                 f"this net takes {channels} channels (colour and {what}), an image has 3; give a data set with them "
                 f"({name}:DIR), or an array"
             )
-        training = self.net.training
-        self.net.eval()
-        device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-        half = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
-        try:
-            with torch.inference_mode(), half:
-                x = to_input(torch.from_numpy(np.array(image)[None]).to(device), self.header.input)
-                found: Tensor | dict[str, Tensor] = self.net(x.contiguous(memory_format=torch.channels_last))
-                outputs = found if isinstance(found, dict) else {"semantic": found}
-                return {task: scores.float().cpu() for task, scores in outputs.items()}
-        except RuntimeError as problem:
-            if "can't allocate memory" in str(problem):
-                height, width = image.shape[:2]
-                raise RunError(f"image of {height}x{width}: not enough memory; give a smaller image") from None
-            raise
-        finally:
-            self.net.train(training)
 
     def read(self, path: str | Path) -> Image:
         """The image in a file as this net takes it: a photograph, or bands as they are stored."""
@@ -118,11 +98,29 @@ class Predictor:
     def __call__(self, image: Image | str | Path) -> Segmentation:
         """The segmentation of an image: the path of one, (H, W, 3) uint8 RGB, or what `outputs` takes."""
         pixels = self.read(image) if isinstance(image, str | Path) else image
-        found = {task: scores[0].numpy() for task, scores in self.outputs(pixels).items()}
+        found = self.coarse(pixels)
         shown = photograph(pixels)
         second = self.header.geometric
         geometric = Segmentation(shown, found["geometric"], second) if "geometric" in found and second else None
         return Segmentation(shown, found["semantic"], self.labels, geometric)
+
+
+def run(net: nn.Module, x: Tensor) -> dict[str, CoarseScores]:
+    """The scores by task of one input (1, C, H, W). A module that is no FCN gives logits, or a dict of them."""
+    height, width = x.shape[2:]
+    if not isinstance(net, FCN):
+        logits = net(x)
+        by_task = logits if isinstance(logits, dict) else {"semantic": logits}
+        return {task: CoarseScores.of_logits(scores[0].float().cpu().numpy()) for task, scores in by_task.items()}
+    found = {}
+    for task, scores in net.coarse(x).items():
+        if net.learned_end:
+            found[task] = CoarseScores.of_logits(net.to_image(task, scores, height, width)[0].float().cpu().numpy())
+        else:
+            join = net.joins[-1]
+            offset = (join.crop_scores, join.crop_scores)
+            found[task] = CoarseScores(scores[0].float().cpu().numpy(), join.window, offset, (height, width))
+    return found
 
 
 def load(path: str | Path, precision: str = "fp32") -> Predictor:

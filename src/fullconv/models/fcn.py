@@ -77,18 +77,30 @@ class FCN(nn.Module):
         """The stride of the finest scores: 8 for FCN-8s."""
         return int(self.trace[self.features[-1]].axis.stride)
 
+    @property
+    def learned_end(self) -> bool:
+        """Whether the last upsampling is learned, and so no bilinear one."""
+        return self.config.upsample == "learn-all"
+
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits at the size of the image; for two heads, a dict of them by task."""
+        height, width = image.shape[2:]
+        logits = {task: self.to_image(task, scores, height, width) for task, scores in self.coarse(image).items()}
+        return logits if len(logits) > 1 else logits["semantic"]
+
+    def coarse(self, image: Tensor) -> dict[str, Tensor]:
+        """The fused scores at the net's stride by task: all but the last upsampling, which `to_image` is."""
         height, width = image.shape[2:]
         (top, bottom), (left, right) = self.margin.of(height), self.margin.of(width)
         padded = F.pad(image, (left, right, top, bottom)) if top or bottom or left or right else image
         parts = padded.chunk(len(self.streams), 1) if len(self.streams) > 1 else (padded,)
         streams = [self.get_submodule(f"backbone{s}")(part) for s, part in zip(self.streams, parts, strict=True)]
-        logits = {task: self.decode(streams, end, height, width) for task, end in self.tasks.items()}
-        return logits if len(logits) > 1 else logits["semantic"]
+        return {task: self.decode(streams, end) for task, end in self.tasks.items()}
 
-    def decode(self, streams: Sequence[tuple[Tensor, ...]], task: str, height: int, width: int) -> Tensor:
-        """From the features of each stream to the logits of one task: score, upsample, crop, fuse (section 4.2)."""
+    def decode(self, streams: Sequence[tuple[Tensor, ...]], task: str) -> Tensor:
+        """From the features of each stream to the finest scores of one task: score, upsample, crop, fuse (section
+        4.2).
+        """
         scores = self.score(0, streams, task)
         for level, join in enumerate(self.joins[:-1], start=1):
             skip = self.score(level, streams, task)
@@ -96,7 +108,11 @@ class FCN(nn.Module):
             upscore = self.get_submodule(self.upscore_names[level - 1] + task)
             upsampled = upscore(scores, join.crop_scores, rows, columns)
             scores = self.fuse(upsampled, crop(skip, join.crop_skip, rows, columns))
-        logits: Tensor = self.get_submodule(self.upscore_names[-1] + task)(
+        return scores
+
+    def to_image(self, task: str, scores: Tensor, height: int, width: int) -> Tensor:
+        """The logits of one task from its finest scores, at the size of the image."""
+        logits: Tensor = self.get_submodule(self.upscore_names[-1] + self.tasks[task])(
             scores, self.joins[-1].crop_scores, height, width
         )
         return logits

@@ -23,6 +23,7 @@ from fullconv.inference import Predictor
 from fullconv.labels import LabelSpace
 from fullconv.report.pictures import Picture, seen
 from fullconv.report.regions import components, inner, widened
+from fullconv.segmentation import CoarseScores
 
 BORDER = 3
 """Pixels from the border of a region that do not count: a region that has nothing else is not reported."""
@@ -173,11 +174,11 @@ class Overheard(Predictor):
     def __init__(self, inner: Predictor) -> None:
         super().__init__(inner.net, inner.header, inner.precision)
         self.inner = inner
-        self.said: Mapping[str, Tensor] = {}
+        self.said: Mapping[str, CoarseScores] = {}
 
-    def outputs(self, image: Image) -> dict[str, Tensor]:
+    def coarse(self, image: Image) -> dict[str, CoarseScores]:
         """What the predictor inside says."""
-        found = self.inner.outputs(image)
+        found = self.inner.coarse(image)
         self.said = found
         return found
 

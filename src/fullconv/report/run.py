@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fullconv.atomic import write_atomically
@@ -131,7 +132,7 @@ def _evaluate(
     overheard, passing = Overheard(predictor), Passing(validation)
     for index, (name, counts) in enumerate(confusions(overheard, passing)):
         assert passing.last is not None
-        audit.look("val", passing.last, overheard.said[SEMANTIC][0])
+        audit.look("val", passing.last, torch.from_numpy(overheard.said[SEMANTIC].logits()))
         for task, found in counts.items():
             total[task] += found
         reached = scores(counts[SEMANTIC]).mean_iu

@@ -1,0 +1,46 @@
+"""What a net says of an image: scores, classes, and the picture of them. No torch is needed here, so that an exported
+net is read like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data import images
+from fullconv.labels import LabelSpace
+from fullconv.segmentation.coarse import CoarseScores
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a net says of one image.
+
+    image: (H, W, 3) uint8 RGB. scores: at the net's own stride. geometric: what its second head says, of a net with
+    two (SIFT Flow).
+    """
+
+    image: NDArray[np.uint8]
+    scores: CoarseScores
+    labels: LabelSpace
+    geometric: Segmentation | None = None
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """(K, H, W) float32: the score of each class at each pixel. Made when it is first asked for."""
+        return self.scores.logits()
+
+    @cached_property
+    def prediction(self) -> NDArray[np.uint8]:
+        """(H, W) uint8: the class of the highest score at each pixel."""
+        return self.scores.prediction()
+
+    def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8: the image with the classes' colours laid over it; class ``background`` stays clear."""
+        return images.overlay(self.image, self.prediction, self.labels, alpha)
+
+
+__all__ = ["CoarseScores", "Segmentation"]
