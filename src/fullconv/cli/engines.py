@@ -20,8 +20,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """The flags ``--engine`` and ``--precision``."""
     parser.add_argument(
         "--engine", default="auto", metavar="NAME",
-        help="what runs the net: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
-        f"agrees with the net, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
+        help="what runs the net: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that"
+        f" agrees with the net, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16|auto",
@@ -63,14 +63,15 @@ def open_predictor(
     except UsageError:  # it will be named when its turn comes
         return Predictor(plain.net, plain.header, "fp32" if precision == "auto" else precision, "torch")
     say("trying the engines on the first image ...")
+    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
     trials = choice.tried(
-        plain.net, x, ("fp32", "bf16") if precision == "auto" else (precision,),
-        None if engine == "auto" else (engine,), progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),
+        plain.net, x, precisions, None if engine == "auto" else (engine,),
+        progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),
     )  # fmt: skip
     if not any(trial.agrees for trial in trials):
         raise UsageError(
-            f"--engine {engine} --precision {precision}: none agrees with the net in single precision; give --precision "
-            "fp32"
+            f"--engine {engine} --precision {precision}: none agrees with the net in single precision; "
+            "give --precision fp32"
         )
     best = choice.fastest(trials)
     kept = choice.remember(path, fingerprint, asked, best)
