@@ -20,8 +20,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """The flags ``--engine`` and ``--precision``."""
     parser.add_argument(
         "--engine", default="auto", metavar="NAME",
-        help="what runs the net: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that"
-        f" agrees with the net, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
+        help="what runs the net: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
+        f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16|auto",
