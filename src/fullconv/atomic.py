@@ -52,6 +52,24 @@ def write_pieces(path: Path, size: int, pieces: Iterable[Piece]) -> None:
         raise
 
 
+def move_into_place(made: Path, path: Path) -> None:
+    """Give a finished file, in a folder of the same disk, its name: it is forced to the disk first, and the name then.
+
+    Raises `RunError` naming the file when the disk does not take it.
+    """
+    try:
+        file = os.open(made, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(made, path)  # noqa: PTH105
+        _force_folder(path.parent)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise RunError(f"{path}: cannot be written ({reason}); free the disk or choose another folder") from None
+
+
 def remove(path: Path) -> None:
     """Delete a file that is not needed any more; that it cannot be deleted is no error."""
     with contextlib.suppress(OSError):

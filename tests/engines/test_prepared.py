@@ -8,7 +8,8 @@ from torch import nn
 
 import fullconv
 from fullconv.config import ModelConfig
-from fullconv.engines import ENGINES, PRECISIONS, Prepared, check, choice, installed
+from fullconv.engines import choice
+from fullconv.engines.prepared import ENGINES, PRECISIONS, Prepared, check, installed
 from fullconv.errors import UsageError
 from fullconv.models.folding import folded
 
@@ -177,7 +178,7 @@ def test_what_there_is_not_is_refused_with_the_way_out(engine, precision, said):
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch):
-    monkeypatch.setattr("fullconv.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("fullconv.engines.prepared.find_spec", lambda name: None)
     assert installed() == ["torch", "compile"]
     with pytest.raises(UsageError, match=r"pip install 'fullconv\[openvino\]'"):
         check("openvino", "fp32")

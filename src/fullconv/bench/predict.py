@@ -23,7 +23,7 @@ from fullconv.bench import peers
 from fullconv.bench.peers import Labels, Way
 from fullconv.bench.train import Dense
 from fullconv.config import ModelConfig, Size
-from fullconv.engines import PRECISIONS, Prepared, installed
+from fullconv.engines.prepared import PRECISIONS, Prepared, installed
 from fullconv.inference import read
 from fullconv.models import FCN, build
 from fullconv.models.cost import cost

@@ -32,7 +32,20 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command and those of its verbs."""
-    from fullconv.cli import bench, check, compare, convert, data, demo, evaluate, inspect, predict, reproduce, train
+    from fullconv.cli import (
+        bench,
+        check,
+        compare,
+        convert,
+        data,
+        demo,
+        evaluate,
+        export,
+        inspect,
+        predict,
+        reproduce,
+        train,
+    )  # fmt: skip
 
     parser = Parser(
         prog="fullconv",
@@ -45,7 +58,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
     parsers = {}
-    for verb in (demo, inspect, convert, data, check, train, evaluate, compare, predict, bench, reproduce):
+    for verb in (demo, inspect, convert, data, check, train, evaluate, compare, predict, export, bench, reproduce):
         name = verb.__name__.rsplit(".", 1)[1]
         own = verbs.add_parser(
             name, help=verb.HELP, description=verb.__doc__, epilog=f"example: {verb.EXAMPLE}", allow_abbrev=False,

@@ -20,7 +20,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     """The flags ``--engine`` and ``--precision``."""
     parser.add_argument(
         "--engine", default="auto", metavar="NAME",
-        help="what runs the net: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
+        help="what runs it: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
         f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
     )  # fmt: skip
     parser.add_argument(
@@ -36,7 +36,8 @@ def open_predictor(
 
     images: how many are to be predicted. first: reads one of them. say: is told what was picked, and why.
     """
-    from fullconv.engines import PRECISIONS, check, choice
+    from fullconv.engines import choice
+    from fullconv.engines.prepared import PRECISIONS, check
     from fullconv.inference import Predictor, load
     from fullconv.models import FCN
     from fullconv.weights import sha256_of

@@ -29,7 +29,7 @@ class Input:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint: RUN/model.safetensors")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint (RUN/model.safetensors), or what fullconv export wrote")
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="images, folders of images, or NAME:DIR of a published set"
     )
@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     """Predict every input; bad files are named at the end, the others are done."""
     from rich.console import Console
 
+    from fullconv.cli.loading import load_model
     from fullconv.cli.show import Bar, print_json
-    from fullconv.inference import load
 
     console = Console(stderr=True, soft_wrap=True)
-    predictor = load(args.model, args.precision)
+    predictor = load_model(args.model, args.precision)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
     inputs = of_dataset(args.inputs, args.split, args.submission) or [

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fullconv.atomic import write_atomically
-from fullconv.engines import EXTRAS, PRECISIONS, Prepared, installed
+from fullconv.engines.prepared import EXTRAS, PRECISIONS, Prepared, installed
 from fullconv.errors import RunError
 from fullconv.machine import processor
 from fullconv.memory import is_out_of_memory

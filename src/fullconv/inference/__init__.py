@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from fullconv import memory, weights
-from fullconv.data import Image, images, photograph
-from fullconv.data.bands import read_bands
-from fullconv.engines import Prepared, check
-from fullconv.errors import RunError, UsageError, shown
+from fullconv.data import Image, photograph
+from fullconv.engines.prepared import Prepared, check
+from fullconv.errors import RunError, UsageError
 from fullconv.labels import LabelSpace
 from fullconv.models import FCN, build
 from fullconv.models.input import to_input
 from fullconv.segmentation import CoarseScores, Segmentation
+from fullconv.segmentation.input import check_input, read_input
 from fullconv.weights import Header
 
 
@@ -66,7 +66,7 @@ class Predictor:
         image: (H, W, 3) uint8 RGB, or as many channels as the net takes: (H, W, 6) uint8 with HHA, (H, W, 4) float32
         with the natural logarithm of depth in millimetres.
         """
-        self._check(image)
+        check_input(image, self.header.input)
         training = self.net.training
         self.net.eval()
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
@@ -93,29 +93,9 @@ class Predictor:
         """What the net is given for an image: (1, C, H, W) float32."""
         return to_input(torch.from_numpy(np.array(image)[None]).to(device or "cpu"), self.header.input)
 
-    def _check(self, image: Image) -> None:
-        """Refuse an image that the net does not take."""
-        channels = len(self.header.input.mean)
-        photographs = channels == 3 and not self.header.input.bands
-        kinds = (np.uint8,) if photographs else (np.uint8, np.float32)
-        if image.ndim != 3 or 0 in image.shape or image.shape[2] not in (3, channels) or image.dtype not in kinds:
-            wanted = "(H, W, 3) uint8 RGB, or a path" if photographs else f"(H, W, {channels}) uint8 or float32"
-            raise UsageError(f"image of shape {image.shape} and type {image.dtype}: give {wanted}")
-        if image.shape[2] != channels:
-            what, name = ("depth", "nyudv2-color-d") if channels == 4 else ("HHA", "nyudv2-color-hha")
-            raise UsageError(
-                f"this net takes {channels} channels (colour and {what}), an image has 3; give a data set with them "
-                f"({name}:DIR), or an array"
-            )
-
     def read(self, path: str | Path) -> Image:
         """The image in a file as this net takes it: a photograph, or bands as they are stored."""
-        if not self.header.input.bands:
-            return images.read_image(path)
-        found, channels = read_bands(path), len(self.header.input.mean)
-        if found.shape[2] != channels:
-            raise UsageError(f"{shown(path)}: {found.shape[2]} bands, and this net takes {channels}; give such images")
-        return found
+        return read_input(path, self.header.input)
 
     def __call__(self, image: Image | str | Path) -> Segmentation:
         """The segmentation of an image: the path of one, (H, W, 3) uint8 RGB, or what `outputs` takes."""

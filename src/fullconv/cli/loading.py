@@ -1,0 +1,21 @@
+"""The model that a verb is given: a checkpoint, or an exported file, for which no torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fullconv.deployed import Exported
+    from fullconv.inference import Predictor
+
+
+def load_model(path: Path, precision: str = "fp32") -> Predictor | Exported:
+    """What is in the file: told by its suffix before anything is imported."""
+    from fullconv.deployed import SUFFIXES, load_exported
+
+    if path.suffix in SUFFIXES:
+        return load_exported(path, precision)
+    from fullconv.inference import load
+
+    return load(path, precision)

@@ -1,0 +1,112 @@
+"""Prediction with an exported file: an image in, its segmentation out, as `fullconv.inference` gives it. No torch is
+needed for an .onnx or an .xml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data import Image, photograph
+from fullconv.engines.card import COARSE, LOGITS, Card
+from fullconv.errors import UsageError, shown
+from fullconv.labels import LabelSpace
+from fullconv.segmentation import CoarseScores, Segmentation
+from fullconv.segmentation.input import check_input, read_input, to_input
+
+Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+"""A net in an engine: its input (N, C, H, W) to its outputs by name."""
+
+SUFFIXES = (".onnx", ".xml", ".pt2")
+"""Of the files that `load_exported` reads."""
+
+
+class Exported:
+    """An exported net together with what it needs to be fed and read: call it with an image, like a `Predictor`.
+
+    net: gives coarse scores, or the logits where it has no such. header: what the file says of itself.
+    """
+
+    def __init__(self, net: Run, header: Card, name: str) -> None:
+        self.net = net
+        self.header = header
+        self.name = name
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The classes of the net."""
+        return self.header.labels
+
+    def read(self, path: str | Path) -> Image:
+        """The image in a file as this net takes it: a photograph, or bands as they are stored."""
+        return read_input(path, self.header.input)
+
+    def coarse(self, image: Image) -> dict[str, CoarseScores]:
+        """The scores by task at the net's own stride; the image is what `Predictor.coarse` takes."""
+        check_input(image, self.header.input)
+        height, width = size = (image.shape[0], image.shape[1])
+        if self.header.size not in (None, size):
+            needs = "x".join(map(str, self.header.size or ()))
+            raise UsageError(
+                f"image of {height}x{width}: {shown(self.name)} takes images of {needs} alone; export the net with "
+                "--size dynamic"
+            )
+        found = self.net(to_input(image, self.header.input))
+        window, offset = self.header.window, self.header.offset
+        return {
+            task: CoarseScores(found[COARSE[task]][0], window, (offset, offset), size)
+            if window is not None and COARSE[task] in found
+            else CoarseScores.of_logits(found[LOGITS[task]][0])
+            for task in self.header.tasks
+        }
+
+    def __call__(self, image: Image | str | Path) -> Segmentation:
+        """The segmentation of an image: the path of one, or what `coarse` takes."""
+        pixels = self.read(image) if isinstance(image, str | Path) else image
+        found = self.coarse(pixels)
+        second = self.header.geometric
+        seen = photograph(pixels)
+        geometric = Segmentation(seen, found["geometric"], second) if second else None
+        return Segmentation(seen, found["semantic"], self.labels, geometric)
+
+
+def load_exported(
+    path: str | Path, precision: str = "fp32", threads: int | None = None, whole: bool = False
+) -> Exported:
+    """What ``fullconv export`` wrote: m.onnx, m.xml (with m.bin beside it), m.pt2 (which needs torch).
+
+    precision: ``bf16`` for an .xml on a CPU that multiplies it. threads: how many the engine may use. whole: let the
+    engine compute the logits, as it does for everybody else, and not only the scores at the net's own stride.
+
+    Raises `UsageError` naming the file when it is missing, damaged, or from somebody else.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{shown(path)}: its suffix is none of {', '.join(SUFFIXES)}; give what fullconv export wrote")
+    if not path.is_file():
+        what = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UsageError(f"{shown(path)}: {what}; check the path")
+    if precision != "fp32" and path.suffix != ".xml":
+        raise UsageError(f"precision '{precision}': {shown(path)} is run in fp32; export to .xml for {precision}")
+    if path.suffix == ".pt2":
+        from fullconv.engines import pt2
+
+        program, card = pt2.read(path)
+        return Exported(pt2.ProgramNet(program), card, path.name)
+    if path.suffix == ".onnx":
+        from fullconv.engines import onnx
+
+        graph = onnx.read(path)
+        card = onnx.read_card(graph, path)
+        graph = graph if whole or card.window is None else onnx.cut(graph, [COARSE[task] for task in card.tasks])
+        return Exported(onnx.OnnxNet(graph, threads, path), card, path.name)
+    from fullconv.engines import openvino
+
+    model = openvino.read(path)
+    card = openvino.read_card(model, path)
+    model = model if whole or card.window is None else openvino.cut(model, [COARSE[task] for task in card.tasks])
+    return Exported(openvino.OpenvinoNet(model, precision, threads), card, path.name)
+

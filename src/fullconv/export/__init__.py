@@ -1,0 +1,176 @@
+"""Export: a net as a file for other programs, which is kept only if it says what the net says.
+
+The file is made beside its place, run by the engine that it is for on images of several sizes, and compared with the
+net; what fails is thrown away, with the numbers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fullconv.atomic import move_into_place
+from fullconv.config import Size, to_mapping
+from fullconv.data import Image
+from fullconv.deployed import SUFFIXES, Exported, load_exported
+from fullconv.engines.card import Card
+from fullconv.errors import RunError, UsageError, shown
+from fullconv.export.gate import Agreement, compare, odd_sizes, photographs, to_size
+from fullconv.inference import Predictor
+from fullconv.models.fcn import FCN
+from fullconv.models.reach import reach
+from fullconv.segmentation.input import to_input
+
+LIMITS = {"fp32": (1e-4, 0.9999), "int8": (None, 0.99)}
+"""What an exported file must keep, by its precision: the largest difference of the scores as a part of their range, and
+the part of the pixels whose label is the same.
+"""
+
+MEAN_IU = 0.005
+"""How far its mean IU may be from the net's."""
+
+Measure = Callable[[Predictor | Exported], float | None]
+"""The mean IU of a net, or of an exported file."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found when an exported file was run: agreement with the net, and the mean IU of both (before, after),
+    where it was measured. size: of the file's images; None for any.
+    """
+
+    path: Path
+    precision: str
+    size: Size | None
+    bytes: int
+    agreement: Agreement
+    mean_iu: tuple[float, float] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with it, or None."""
+        most, least = LIMITS[self.precision]
+        if most is not None and not self.agreement.relative <= most:
+            return f"its scores differ by {self.agreement.relative:.2g} of their range, and {most:.2g} is allowed"
+        if not self.agreement.labels >= least:
+            return f"{100 * self.agreement.labels:.2f} % of its labels are those of the net, and {100 * least:g} % are needed"
+        if self.mean_iu is not None and not self.mean_iu[1] >= self.mean_iu[0] - MEAN_IU:
+            before, after = (100 * mean for mean in self.mean_iu)
+            return f"its mean IU is {after:.2f} and that of the net {before:.2f}; {100 * MEAN_IU:g} less is allowed"
+        return None
+
+
+def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") -> Card:
+    """What the exported file of a net is to say of itself."""
+    net, header = _fcn(predictor), predictor.header
+    far, join = reach(net), net.joins[-1]
+    return Card(
+        labels=header.labels,
+        input=header.input,
+        size=size,
+        stride=net.stride,
+        reach=(far.before, far.after, far.period),
+        window=None if net.learned_end else join.window,
+        offset=join.crop_scores,
+        geometric=header.geometric,
+        precision=precision,
+        model=to_mapping(header.model),
+        provenance=header.provenance,
+    )
+
+
+def write(predictor: Predictor, path: Path, size: Size | None, calibration: Sequence[Image] = ()) -> None:
+    """Write the file of a net as it is to be run; with images to calibrate by, in 8-bit integers."""
+    net = _fcn(predictor)
+    card = card_of(predictor, size, "int8" if calibration else "fp32")
+    if path.suffix == ".pt2":
+        from fullconv.engines import pt2
+
+        path.write_bytes(pt2.to_pt2(net, size, card))
+        return
+    from fullconv.engines import onnx, openvino
+    from fullconv.export import quantize
+
+    if path.suffix == ".xml":
+        openvino.present()  # what is not there is told before the work
+    graph = onnx.to_onnx(net, size)
+    inputs = [to_input(to_size(image, size), card.input) for image in calibration]
+    if path.suffix == ".onnx":
+        graph = quantize.onnx_in_int8(graph, inputs, path.parent) if inputs else graph
+        onnx.write_card(graph, card)
+        path.write_bytes(graph.SerializeToString())
+        return
+    model = openvino.of_onnx(graph)
+    if inputs:
+        model = quantize.openvino_in_int8(model, inputs, quantize.scores_and_behind(graph))
+    openvino.write_card(model, card)
+    openvino.save(model, path)
+
+
+def export(
+    predictor: Predictor,
+    path: Path,
+    size: Size | None = None,
+    images: Sequence[Image] = (),
+    calibration: Sequence[Image] = (),
+    measure: Measure | None = None,
+) -> Checked:
+    """Write PATH (.onnx, .xml with its .bin, or .pt2), run it, and keep it if it agrees with the net.
+
+    size: the height and width of its images; None for any. images: those it is compared on; some that look like
+    photographs, made for it, if none are given. calibration: images to find the ranges of 8-bit integers by; in fp32 if
+    none are given. measure: gives the mean IU of the net and of the file.
+
+    Raises `RunError` with the numbers when it does not agree; what stood under PATH is untouched then.
+    """
+    refuse(path, bool(calibration))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        write(predictor, made, size, calibration)
+        return keep(predictor, made, path, images, measure)
+
+
+def keep(
+    predictor: Predictor, made: Path, path: Path, images: Sequence[Image] = (), measure: Measure | None = None
+) -> Checked:
+    """Run the file that was made, and move it to its place if it agrees with the net."""
+    exported = load_exported(made)
+    size, precision = exported.header.size, exported.header.precision
+    shots = list(images) or photographs(len(exported.header.input.mean), exported.header.input, odd_sizes(size))
+    if images and size is None:
+        shots += [to_size(image, odd) for image, odd in zip(images, odd_sizes(None), strict=False)]
+    agreement = compare(predictor, exported, load_exported(made, whole=True), [to_size(shot, size) for shot in shots])
+    found = [measure(one) for one in (predictor, exported)] if measure is not None else []
+    before_after = (found[0], found[1]) if found and None not in found else None
+    parts = [made, made.with_suffix(".bin")] if made.suffix == ".xml" else [made]
+    checked = Checked(path, precision, size, sum(p.stat().st_size for p in parts), agreement, before_after)
+    if checked.failure is not None:
+        raise RunError(
+            f"{shown(path)}: not written, since {checked.failure}; "
+            + ("give more images by --calibration, or export in fp32" if precision == "int8" else "choose another format")
+        )
+    for part in reversed(parts):  # the weights before the file that names them
+        move_into_place(part, path.with_suffix(part.suffix))
+    return checked
+
+
+def refuse(path: Path, int8: bool) -> None:
+    """Refuse a path that no file can be exported to."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{shown(path)}: its suffix says no format; give one of: {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise UsageError(f"{shown(path)}: it is a folder; give a file such as {shown(path / 'm.onnx')}")
+    if int8 and path.suffix == ".pt2":
+        raise UsageError(f"{shown(path)}: a .pt2 is written in fp32 alone; give .onnx or .xml for --int8")
+
+
+def _fcn(predictor: Predictor) -> FCN:
+    if not isinstance(predictor.net, FCN):
+        raise UsageError(f"export: {type(predictor.net).__name__} is no FCN; give the checkpoint of one")
+    return predictor.net
+
+
+__all__ = ["Agreement", "Checked", "card_of", "export", "keep", "write"]

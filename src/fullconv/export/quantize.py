@@ -1,0 +1,103 @@
+"""8-bit integers: weights by channel, activations by the range they have on real images. The scores and all behind
+them stay in fp32: they are a thousandth of the work, and what is compared at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.engines.card import IMAGE
+from fullconv.engines.onnx import present
+from fullconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+SCORE = "score_"
+"""What the names of all scoring layers begin with (`fullconv.models.fcn`)."""
+
+
+def scores_and_behind(model: ModelProto) -> list[str]:
+    """The names of the nodes that make scores, and of all that work on scores."""
+    weights = {tensor.name for tensor in model.graph.initializer if f".{SCORE}" in f".{tensor.name}"}
+    found, reached = [], weights
+    for node in model.graph.node:  # in their order of running
+        if reached.intersection(node.input):
+            found.append(node.name)
+            reached = reached.union(node.output)
+    return found
+
+
+def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], folder: Path) -> ModelProto:
+    """A graph with its trunk in 8-bit integers, as pairs of QuantizeLinear and DequantizeLinear.
+
+    inputs: what the net takes, for images like those that it will see. folder: for what is written on the way.
+    """
+    quantization = present("onnxruntime.quantization", "onnx")
+    from fullconv.engines.onnx import read
+
+    class Inputs(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.left: Iterator[NDArray[np.float32]] = iter(inputs)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            found = next(self.left, None)
+            return None if found is None else {IMAGE: found}
+
+    said = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    made = folder / "int8.onnx"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantization.quantize_static(
+                model, made, Inputs(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=scores_and_behind(model),
+            )  # fmt: skip
+    finally:
+        logging.getLogger().setLevel(said)
+    return read(made)
+
+
+def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], excluded: list[str]) -> Any:
+    """A model of OpenVINO with its trunk in 8-bit integers, by nncf. excluded: the names of what stays in fp32."""
+    nncf = present_nncf()
+    images = list(inputs)
+    there = {node.get_friendly_name() for node in model.get_ops()}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(StringIO()):  # its progress
+        warnings.simplefilter("ignore")
+        return nncf.quantize(
+            model,
+            nncf.Dataset(images),
+            subset_size=len(images),
+            target_device=nncf.TargetDevice.CPU,
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=[name for name in excluded if name in there]),
+        )
+
+
+def present_nncf() -> Any:
+    """Nncf, or the way to it; it tells its makers nothing either (see `fullconv.engines.openvino.present`)."""
+    from fullconv.engines.openvino import present
+
+    present()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import nncf
+    except ImportError:
+        raise UsageError("nncf: it is not installed; pip install 'fullconv[openvino]'") from None
+    assert "openvino_telemetry" in sys.modules
+    nncf.set_log_level(logging.ERROR)
+    return nncf
