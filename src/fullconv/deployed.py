@@ -109,4 +109,3 @@ def load_exported(
     card = openvino.read_card(model, path)
     model = model if whole or card.window is None else openvino.cut(model, [COARSE[task] for task in card.tasks])
     return Exported(openvino.OpenvinoNet(model, precision, threads), card, path.name)
-

@@ -36,6 +36,10 @@ ENGINES = ("torch", "compile", "onnx", "openvino")
 PRECISIONS = {"torch": ("fp32", "bf16"), "compile": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16")}
 """The precisions of each engine."""
 
+SIGHT = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4}
+"""How many images of a size are taken by the net as it is before a form for that size is made, which takes the time of
+about so many."""
+
 EXTRAS = {"onnx": "onnxruntime", "openvino": "openvino"}
 """The package that an engine needs beside torch."""
 

@@ -150,7 +150,11 @@ def keep(
     if checked.failure is not None:
         raise RunError(
             f"{shown(path)}: not written, since {checked.failure}; "
-            + ("give more images by --calibration, or export in fp32" if precision == "int8" else "choose another format")
+            + (
+                "give more images by --calibration, or export in fp32"
+                if precision == "int8"
+                else "choose another format"
+            )
         )
     for part in reversed(parts):  # the weights before the file that names them
         move_into_place(part, path.with_suffix(part.suffix))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fullconv import memory, weights
 from fullconv.data import Image, photograph
-from fullconv.engines.prepared import Prepared, check
+from fullconv.engines.prepared import SIGHT, Prepared, check
 from fullconv.errors import RunError, UsageError
 from fullconv.labels import LabelSpace
 from fullconv.models import FCN, build
@@ -44,8 +44,8 @@ class Predictor:
         if engine != "eager":
             if not isinstance(net, FCN):
                 raise UsageError(f"engine {engine}: it takes an FCN, not {type(net).__name__}; use the engine eager")
-            # A form for a size is made when the size comes again: for one image it would cost more than it saves.
-            self.prepared = Prepared(net, engine, precision, sight=1)
+            # For one image a form for its size would cost more than it saves.
+            self.prepared = Prepared(net, engine, precision, sight=SIGHT[engine])
 
     @property
     def labels(self) -> LabelSpace:
