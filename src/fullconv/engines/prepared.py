@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fullconv.config import Size
 from fullconv.engines import pytorch
 from fullconv.engines.card import COARSE
 from fullconv.errors import UsageError, suggestion
@@ -86,10 +87,12 @@ class Prepared:
     def __init__(self, net: FCN, engine: str = "torch", precision: str = "fp32", sight: int = 0) -> None:
         check(engine, precision)
         self.engine, self.precision, self.sight = engine, precision, sight
+        own = precision if engine in ("torch", "compile") else "fp32"  # other engines convert by themselves
         with torch.no_grad():
-            self.net = pytorch.converted(folded(net.eval()), precision if engine in ("torch", "compile") else "fp32")
-        self.forms: OrderedDict[tuple[int, ...], Callable[[Tensor], Scores]] = OrderedDict()
-        self.seen: dict[tuple[int, ...], int] = {}
+            self.net = pytorch.converted(folded(net.eval()), own)
+        self.plain = pytorch.form(self.net, own)
+        self.forms: OrderedDict[Size, Callable[[Tensor], Scores]] = OrderedDict()
+        self.seen: dict[Size, int] = {}
         weights = sum(parameter.nbytes for parameter in self.net.parameters())
         # A form of torch's shares the weights, and is small; those of other engines have them in their own layout.
         self.kept = 8 if engine == "torch" else max(1, min(8, KEPT // max(weights, 1)))
@@ -97,7 +100,7 @@ class Prepared:
     def coarse(self, x: Tensor) -> Scores:
         """The scores at the stride of the net, by task."""
         with torch.inference_mode():
-            return {task: scores.float() for task, scores in self._form(tuple(x.shape))(x).items()}
+            return {task: scores.float() for task, scores in self._form((x.shape[2], x.shape[3]))(x).items()}
 
     def __call__(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """The logits at the size of the image; for two heads, a dict of them by task."""
@@ -108,8 +111,8 @@ class Prepared:
             }
         return logits if len(logits) > 1 else logits["semantic"]
 
-    def _form(self, shape: tuple[int, ...]) -> Callable[[Tensor], Scores]:
-        """The function for inputs of one shape."""
+    def _form(self, shape: Size) -> Callable[[Tensor], Scores]:
+        """The function for inputs of one height and width."""
         if shape in self.forms:
             self.forms.move_to_end(shape)
             return self.forms[shape]
@@ -117,14 +120,13 @@ class Prepared:
             self.seen[shape] = self.seen.get(shape, 0) + 1
             if len(self.seen) > 10_000:
                 self.seen.clear()
-            return pytorch.form(self.net, self.precision)
+            return self.plain
         while len(self.forms) >= self.kept:
             self.forms.popitem(last=False)
         self.forms[shape] = self._make(shape)
         return self.forms[shape]
 
-    def _make(self, shape: tuple[int, ...]) -> Callable[[Tensor], Scores]:
-        size = shape[2], shape[3]
+    def _make(self, size: Size) -> Callable[[Tensor], Scores]:
         net = without_ring(self.net, *size)
         if self.engine == "torch":
             return pytorch.form(net, self.precision)
@@ -135,14 +137,20 @@ class Prepared:
 
             run: OnnxNet | OpenvinoNet = OnnxNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
         else:
-            from fullconv.engines.openvino import OpenvinoNet, to_openvino
+            from fullconv.engines.openvino import OpenvinoNet, of_net
 
-            run = OpenvinoNet(to_openvino(net, size, coarse=True), self.precision, threads=torch.get_num_threads())
+            run = OpenvinoNet(of_net(net, size), self.precision, torch.get_num_threads())
         named = {COARSE[task]: task for task in net.tasks}
-        return lambda x: {named[name]: torch.from_numpy(scores) for name, scores in run(x.numpy()).items()}
+
+        def each(x: Tensor) -> Scores:
+            """One image after the other."""
+            found = [run(image.numpy()) for image in x.split(1)]
+            return {task: torch.cat([torch.from_numpy(one[name]) for one in found]) for name, task in named.items()}
+
+        return each
 
 
-def compile(model: FCN, size: tuple[int, int] | None = None, precision: str = "fp32", engine: str = "auto") -> Prepared:
+def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> Prepared:
     """A net prepared for speed, from (N, C, H, W) to logits.
 
     size: height and width to prepare for now; other sizes are prepared when they come. engine: one of `ENGINES`, or
