@@ -33,8 +33,19 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command and those of its verbs."""
     from fullconv.cli import (
-        bench, check, compare, convert, data, demo, evaluate, export, inspect, predict, reproduce, train,
-    )  # fmt: skip
+        bench,
+        check,
+        compare,
+        convert,
+        data,
+        demo,
+        evaluate,
+        export,
+        inspect,
+        predict,
+        reproduce,
+        train,
+    )
 
     parser = Parser(
         prog="fullconv",

@@ -29,7 +29,9 @@ class Input:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint (RUN/model.safetensors), or what fullconv export wrote")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a checkpoint (RUN/model.safetensors), or what fullconv export wrote"
+    )
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="images, folders of images, or NAME:DIR of a published set"
     )

@@ -91,7 +91,9 @@ def read(path: Path) -> tuple[torch.export.ExportedProgram, Card]:
             return torch.export.load(BytesIO(content)), card
     except Exception as problem:
         reason = shown(str(problem).strip().split("\n")[0][:200])
-        raise UsageError(f"{shown(path)}: torch {torch.__version__} does not read it ({reason}); export it again") from None
+        raise UsageError(
+            f"{shown(path)}: torch {torch.__version__} does not read it ({reason}); export it again"
+        ) from None
 
 
 def _looked_at(content: bytes) -> str | None:
