@@ -21,7 +21,7 @@ CONVENTION = InputConvention("bgr", (104.0, 117.0, 123.0), (60.0, 61.0, 62.0))
 def predictor(backbone="vgg11", stride=8, **more):
     """A net whose scores are far from all alike."""
     torch.manual_seed(1)
-    config = ModelConfig(backbone, stride, num_classes=3, **{"width": 1 / 16, "native_size": 32, **more})
+    config = ModelConfig(backbone, stride, **{"num_classes": 3, "width": 1 / 16, "native_size": 32, **more})
     net = build(config).eval()
     for name, layer in net.named_modules():
         if isinstance(layer, torch.nn.Conv2d):
@@ -33,7 +33,7 @@ def predictor(backbone="vgg11", stride=8, **more):
             torch.nn.init.normal_(layer.running_mean, 0, 0.1)
     channels = config.channels * len(net.streams)
     convention = InputConvention("bgr", (104.0,) * channels, (60.0,) * channels) if channels > 3 else CONVENTION
-    geometric = LabelSpace.of(["flat", "upright", "sky"][: config.geometric_classes]) if config.geometric_classes else None
+    geometric = LabelSpace.of(["flat", "upright", "sky"]) if config.geometric_classes == 3 else None
     return Predictor(net, Header(config, LABELS, convention, provenance={"data": "none"}, geometric=geometric))
 
 

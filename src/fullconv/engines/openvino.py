@@ -120,9 +120,8 @@ class OpenvinoNet:
                 return dict(zip(self.outputs, found, strict=True))
         except RuntimeError as problem:
             reason = _last_line(problem)
-        raise RunError(
-            f"openvino: the net cannot be run on {'x'.join(map(str, x.shape))} ({reason}); give an image of another size"
-        )
+        size = "x".join(map(str, x.shape))
+        raise RunError(f"openvino: the net cannot be run on {size} ({reason}); give an image of another size")
 
 
 def _last_line(problem: Exception) -> str:

@@ -63,10 +63,15 @@ def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], exact
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantization.quantize_static(
-                model, made, Inputs(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+                type(model).FromString(model.SerializeToString()),  # a copy: it empties what it is given
+                made,
+                Inputs(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
                 nodes_to_exclude=in_fp32(model, exact),
-            )  # fmt: skip
+            )
     finally:
         logging.getLogger().setLevel(said)
     return read(made)
