@@ -54,14 +54,22 @@ class Exported:
                 f"image of {height}x{width}: {shown(self.name)} takes images of {needs} alone; export the net with "
                 "--size dynamic"
             )
-        found = self.net(to_input(image, self.header.input))
+        outputs = self.net(to_input(image, self.header.input))
         window, offset = self.header.window, self.header.offset
-        return {
-            task: CoarseScores(found[COARSE[task]][0], window, (offset, offset), size)
-            if window is not None and COARSE[task] in found
-            else CoarseScores.of_logits(found[LOGITS[task]][0])
-            for task in self.header.tasks
-        }
+        found = {}
+        for task, labels in self.header.tasks.items():
+            coarse = window is not None and COARSE[task] in outputs
+            scores = outputs.get((COARSE if coarse else LOGITS)[task])
+            if scores is None or scores.ndim != 4 or scores.shape[1] != len(labels):
+                has = ", ".join(f"{shown(name)} {value.shape}" for name, value in outputs.items())
+                raise UsageError(
+                    f"{shown(self.name)}: it says {len(labels)} classes, and gives {has}; take another copy"
+                )
+            if window is not None and coarse:
+                found[task] = CoarseScores(scores[0], window, (offset, offset), size)
+            else:
+                found[task] = CoarseScores.of_logits(scores[0])
+        return found
 
     def __call__(self, image: Image | str | Path) -> Segmentation:
         """The segmentation of an image: the path of one, or what `coarse` takes."""

@@ -45,7 +45,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         predict,
         reproduce,
         train,
-    )  # fmt: skip
+    )
 
     parser = Parser(
         prog="fullconv",

@@ -1,5 +1,5 @@
-"""Export a model for other programs: ONNX, OpenVINO, torch.export. The file is run before it is kept, and compared with the
-model; classes, palette and input convention travel inside.
+"""Export a model for other programs: ONNX, OpenVINO, torch.export. The file is run before it is kept, and compared with
+the model; classes, palette and input convention travel inside.
 """
 
 from __future__ import annotations
@@ -148,8 +148,9 @@ def told(checked: Checked) -> list[tuple[str, str]]:
     sizes = ", ".join(f"{height}x{width}" for height, width in found.sizes[:6])
     more = f" and {len(found.sizes) - 6} more" if len(found.sizes) > 6 else ""
     takes = "images of any size" if checked.size is None else f"images of {checked.size[0]}x{checked.size[1]}"
+    kept = f" (fp32 in the first {checked.exact} convolutions)" if checked.exact else ""
     rows = [
-        ("written", f"{checked.path}, {readable(checked.bytes)}, {checked.precision}, for {takes}"),
+        ("written", f"{checked.path}, {readable(checked.bytes)}, {checked.precision}{kept}, for {takes}"),
         ("checked", f"the file was run beside the net on {found.images} images of {sizes}{more}"),
         ("scores", f"differ by {found.difference:.2g} at most, {found.relative:.1e} of their range"),
         ("labels", f"{100 * found.labels:.4g} % of {found.pixels:,} pixels have the same"),
@@ -167,6 +168,7 @@ def to_dict(checked: Checked) -> dict[str, Any]:
         "file": str(checked.path),
         "bytes": checked.bytes,
         "precision": checked.precision,
+        "first_in_fp32": checked.exact,
         "size": list(checked.size) if checked.size else DYNAMIC,
         "images": found.images,
         "sizes": [list(size) for size in found.sizes],

@@ -37,8 +37,8 @@ class Card:
 
     size: the height and width of the images that it takes; None for any. window, offset: how its coarse scores come to
     the pixels (`CoarseScores`); None where the last upsampling is learned. reach: how many pixels before and after a
-    pixel its scores are computed from, and the period with which they repeat. precision: of its weights. model,
-    provenance: of the checkpoint that it is from.
+    pixel its scores are computed from, and the period with which they repeat. precision: of its weights; exact: how
+    many of the first convolutions have fp32 in a file of int8. model, provenance: of the checkpoint that it is from.
     """
 
     labels: LabelSpace
@@ -50,6 +50,7 @@ class Card:
     offset: int = 0
     geometric: LabelSpace | None = None
     precision: str = "fp32"
+    exact: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +70,7 @@ class Card:
             "reach": dict(zip(("before", "after", "period"), self.reach, strict=True)),
             "outputs": {task: LOGITS[task] for task in self.tasks},
             "precision": self.precision,
+            "exact": self.exact,
             "model": self.model,
             "provenance": self.provenance,
         }
@@ -88,8 +90,8 @@ class Card:
         """The inverse of `to_json`; `path` is the file, for errors. Raises `UsageError` where there is no such text."""
         if text is None:
             raise UsageError(
-                f"{shown(path)}: it was not exported by fullconv: it does not say its classes, its palette and the input "
-                "it wants; make it with fullconv export"
+                f"{shown(path)}: it was not exported by fullconv: it does not say its classes, its palette and the "
+                "input it wants; make it with fullconv export"
             )
         try:
             said = json.loads(text)
@@ -108,6 +110,7 @@ class Card:
                 offset=int(said["coarse"]["offset"]) if said.get("coarse") else 0,
                 geometric=LabelSpace.from_dict(said["geometric"]) if "geometric" in said else None,
                 precision=str(said["precision"]),
+                exact=int(said["exact"]),
                 model=dict(said["model"]),
                 provenance=dict(said["provenance"]),
             )

@@ -20,7 +20,7 @@ from fullconv.engines.card import COARSE, IMAGE, KEY, Card
 from fullconv.errors import RunError, UsageError, shown
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
     from fullconv.models.fcn import FCN
 
@@ -68,7 +68,27 @@ def to_onnx(net: FCN, size: Size | None, coarse: bool = False) -> ModelProto:
         model.graph.output.extend(kept)
     for node in model.graph.node:  # where each was in the code of whoever exported it: nobody's business
         del node.metadata_props[:]
+        if node.op_type == "MaxPool":
+            _round_by_padding(node)
     return model
+
+
+def _round_by_padding(node: NodeProto) -> None:
+    """Rounding up is padding at the end and rounding down: the same cells, but no engine refuses a map of one cell for
+    a window of two (OpenVINO does, and then gives the scores of the image before).
+    """
+    from onnx import helper
+
+    said = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    strides, kernel = said.get("strides", [1, 1]), said["kernel_shape"]
+    pads = list(said.get("pads", [0, 0, 0, 0]))
+    # Only then does the last window begin inside the map or its first padding, as torch wants it.
+    begins_inside = all(s - 1 + p < k for s, p, k in zip(strides, pads[:2], kernel, strict=True))
+    if said.get("ceil_mode") and begins_inside and set(said.get("dilations", [1])) == {1}:
+        del node.attribute[:]
+        pads[2:] = [end + stride - 1 for end, stride in zip(pads[2:], strides, strict=True)]
+        found = {**said, "ceil_mode": 0, "pads": pads}
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in found.items())
 
 
 def write_card(model: ModelProto, card: Card) -> None:
@@ -202,6 +222,6 @@ def present(*names: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return [import_module(name) for name in names][0]
+            return [import_module(name) for name in names][0]  # noqa: RUF015 - all of them
     except ImportError as problem:
         raise UsageError(f"{problem.name or names[0]}: it is not installed; pip install 'fullconv[onnx]'") from None

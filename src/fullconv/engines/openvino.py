@@ -125,18 +125,23 @@ class OpenvinoNet:
                 f"openvino: it does not take this model ({_last_line(problem)}); export it again"
             ) from None
         self.request = self.compiled.create_infer_request()
+        self.shape: tuple[int, ...] = ()
         self.outputs = [output.get_any_name() for output in self.compiled.outputs]
 
     def __call__(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Run it once. The input is read where it lies."""
+        reason = "its outputs are empty"
         try:
-            found = self.request.infer([np.ascontiguousarray(x)], share_inputs=True)
+            # Of a size that a layer does not take, an old request would give the outputs of the size before.
+            self.request = self.request if x.shape == self.shape else self.compiled.create_infer_request()
+            self.shape = x.shape
+            found = self.request.infer([np.ascontiguousarray(x)], share_inputs=True).to_tuple()
+            if all(output.size for output in found):
+                return dict(zip(self.outputs, found, strict=True))
         except RuntimeError as problem:
-            raise RunError(
-                f"openvino: the net cannot be run on {'x'.join(map(str, x.shape))} ({_last_line(problem)}); "
-                "give an image of another size"
-            ) from None
-        return dict(zip(self.outputs, found.to_tuple(), strict=True))
+            reason = _last_line(problem)
+        size = "x".join(map(str, x.shape))
+        raise RunError(f"openvino: the net cannot be run on {size} ({reason}); give an image of another size")
 
 
 def _last_line(problem: Exception) -> str:

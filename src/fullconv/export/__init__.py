@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.atomic import move_into_place
 from fullconv.config import Size, to_mapping
@@ -23,13 +27,21 @@ from fullconv.models.fcn import FCN
 from fullconv.models.reach import reach
 from fullconv.segmentation.input import to_input
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 LIMITS = {"fp32": (1e-4, 0.9999), "int8": (None, 0.99)}
 """What an exported file must keep, by its precision: the largest difference of the scores as a part of their range, and
 the part of the pixels whose label is the same.
 """
 
 MEAN_IU = 0.005
-"""How far its mean IU may be from the net's."""
+"""How much less than the net's its mean IU may be."""
+
+EXACT = (0, 2, 4, 8)
+"""How many of the first convolutions stay in fp32 in 8-bit files, tried one after the other until the labels are those
+of the net: their channels may have ranges that differ a hundredfold.
+"""
 
 Measure = Callable[[Predictor | Exported], float | None]
 """The mean IU of a net, or of an exported file."""
@@ -38,11 +50,13 @@ Measure = Callable[[Predictor | Exported], float | None]
 @dataclass(frozen=True)
 class Checked:
     """What was found when an exported file was run: agreement with the net, and the mean IU of both (before, after),
-    where it was measured. size: of the file's images; None for any.
+    where it was measured. exact: of the first convolutions, how many stayed in fp32
+    in a file of 8-bit integers. size: of the file's images; None for any.
     """
 
     path: Path
     precision: str
+    exact: int
     size: Size | None
     bytes: int
     agreement: Agreement
@@ -55,7 +69,8 @@ class Checked:
         if most is not None and not self.agreement.relative <= most:
             return f"its scores differ by {self.agreement.relative:.2g} of their range, and {most:.2g} is allowed"
         if not self.agreement.labels >= least:
-            return f"{100 * self.agreement.labels:.2f} % of its labels are those of the net, and {100 * least:g} % are needed"
+            same = 100 * self.agreement.labels
+            return f"{same:.2f} % of its labels are those of the net, and {100 * least:g} % are needed"
         if self.mean_iu is not None and not self.mean_iu[1] >= self.mean_iu[0] - MEAN_IU:
             before, after = (100 * mean for mean in self.mean_iu)
             return f"its mean IU is {after:.2f} and that of the net {before:.2f}; {100 * MEAN_IU:g} less is allowed"
@@ -73,40 +88,12 @@ def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") ->
         stride=net.stride,
         reach=(far.before, far.after, far.period),
         window=None if net.learned_end else join.window,
-        offset=join.crop_scores,
+        offset=0 if net.learned_end else join.crop_scores,
         geometric=header.geometric,
         precision=precision,
         model=to_mapping(header.model),
         provenance=header.provenance,
     )
-
-
-def write(predictor: Predictor, path: Path, size: Size | None, calibration: Sequence[Image] = ()) -> None:
-    """Write the file of a net as it is to be run; with images to calibrate by, in 8-bit integers."""
-    net = _fcn(predictor)
-    card = card_of(predictor, size, "int8" if calibration else "fp32")
-    if path.suffix == ".pt2":
-        from fullconv.engines import pt2
-
-        path.write_bytes(pt2.to_pt2(net, size, card))
-        return
-    from fullconv.engines import onnx, openvino
-    from fullconv.export import quantize
-
-    if path.suffix == ".xml":
-        openvino.present()  # what is not there is told before the work
-    graph = onnx.to_onnx(net, size)
-    inputs = [to_input(to_size(image, size), card.input) for image in calibration]
-    if path.suffix == ".onnx":
-        graph = quantize.onnx_in_int8(graph, inputs, path.parent) if inputs else graph
-        onnx.write_card(graph, card)
-        path.write_bytes(graph.SerializeToString())
-        return
-    model = openvino.of_onnx(graph)
-    if inputs:
-        model = quantize.openvino_in_int8(model, inputs, quantize.scores_and_behind(graph))
-    openvino.write_card(model, card)
-    openvino.save(model, path)
 
 
 def export(
@@ -126,11 +113,44 @@ def export(
     Raises `RunError` with the numbers when it does not agree; what stood under PATH is untouched then.
     """
     refuse(path, bool(calibration))
+    net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         made = Path(folder) / path.name
-        write(predictor, made, size, calibration)
-        return keep(predictor, made, path, images, measure)
+        if path.suffix == ".pt2":
+            from fullconv.engines import pt2
+
+            made.write_bytes(pt2.to_pt2(net, size, card))
+            return keep(predictor, made, path, images, measure)
+        from fullconv.engines.onnx import to_onnx
+
+        inputs = [to_input(to_size(image, size), card.input) for image in calibration]
+        graph = to_onnx(net, size)
+        for exact in EXACT if inputs else (0,):
+            write(graph, replace(card, exact=exact), made, inputs)
+            try:
+                return keep(predictor, made, path, images, measure)
+            except RunError:
+                if not inputs or exact == EXACT[-1]:
+                    raise
+    raise AssertionError
+
+
+def write(graph: ModelProto, card: Card, path: Path, inputs: Sequence[NDArray[np.float32]] = ()) -> None:
+    """Write the graph of a net as .onnx or .xml; with inputs to calibrate by, in 8-bit integers."""
+    from fullconv.engines import onnx, openvino
+    from fullconv.export import quantize
+
+    if path.suffix == ".onnx":
+        graph = quantize.onnx_in_int8(graph, inputs, card.exact, path.parent) if inputs else graph
+        onnx.write_card(graph, card)
+        path.write_bytes(graph.SerializeToString())
+        return
+    model = openvino.of_onnx(graph)
+    if inputs:
+        model = quantize.openvino_in_int8(model, inputs, quantize.in_fp32(graph, card.exact))
+    openvino.write_card(model, card)
+    openvino.save(model, path)
 
 
 def keep(
@@ -143,32 +163,39 @@ def keep(
     if images and size is None:
         shots += [to_size(image, odd) for image, odd in zip(images, odd_sizes(None), strict=False)]
     agreement = compare(predictor, exported, load_exported(made, whole=True), [to_size(shot, size) for shot in shots])
-    found = [measure(one) for one in (predictor, exported)] if measure is not None else []
-    before_after = (found[0], found[1]) if found and None not in found else None
+    before, after = (measure(predictor), measure(exported)) if measure is not None else (None, None)
+    before_after = (before, after) if before is not None and after is not None else None
     parts = [made, made.with_suffix(".bin")] if made.suffix == ".xml" else [made]
-    checked = Checked(path, precision, size, sum(p.stat().st_size for p in parts), agreement, before_after)
+    checked = Checked(
+        path, precision, exported.header.exact, size, sum(p.stat().st_size for p in parts), agreement, before_after
+    )
     if checked.failure is not None:
-        raise RunError(
-            f"{shown(path)}: not written, since {checked.failure}; "
-            + (
-                "give more images by --calibration, or export in fp32"
-                if precision == "int8"
-                else "choose another format"
-            )
+        cure = (
+            "choose another format" if precision == "fp32" else "give more images by --calibration, or export in fp32"
         )
+        raise RunError(f"{shown(path)}: not written, since {checked.failure}; {cure}")
     for part in reversed(parts):  # the weights before the file that names them
         move_into_place(part, path.with_suffix(part.suffix))
     return checked
 
 
 def refuse(path: Path, int8: bool) -> None:
-    """Refuse a path that no file can be exported to."""
+    """Refuse, before any work, a path that no file can be exported to, and one whose tools are not installed."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{shown(path)}: its suffix says no format; give one of: {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise UsageError(f"{shown(path)}: it is a folder; give a file such as {shown(path / 'm.onnx')}")
     if int8 and path.suffix == ".pt2":
         raise UsageError(f"{shown(path)}: a .pt2 is written in fp32 alone; give .onnx or .xml for --int8")
+    if path.suffix != ".pt2":
+        from fullconv.engines import onnx, openvino
+        from fullconv.export import quantize
+
+        onnx.present("onnx", "onnxscript", *(["onnxruntime"] if path.suffix == ".onnx" else []))
+        if path.suffix == ".xml":
+            openvino.present()
+        if path.suffix == ".xml" and int8:
+            quantize.present_nncf()
 
 
 def _fcn(predictor: Predictor) -> FCN:

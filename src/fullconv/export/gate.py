@@ -52,8 +52,8 @@ def compare(predictor: Predictor, exported: Exported, whole: Exported, images: S
             found = said["whole"][task].logits()
             if found.shape != logits.shape or not np.isfinite(found).all():
                 raise RunError(
-                    f"export: the file gives scores of {found.shape} for an image of {image.shape[:2]}, or such that are "
-                    "no numbers; export to another format"
+                    f"export: the file gives scores of {found.shape} for an image of {image.shape[:2]}, or some that "
+                    "are no numbers; export to another format"
                 )
             difference = max(difference, float(np.abs(found - logits).max()))
             low, high = min(low, float(logits.min())), max(high, float(logits.max()))

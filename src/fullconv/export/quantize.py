@@ -27,10 +27,11 @@ SCORE = "score_"
 """What the names of all scoring layers begin with (`fullconv.models.fcn`)."""
 
 
-def scores_and_behind(model: ModelProto) -> list[str]:
-    """The names of the nodes that make scores, and of all that work on scores."""
+def in_fp32(model: ModelProto, first: int) -> list[str]:
+    """The names of the nodes that keep fp32: the first convolutions, those that make scores, and all behind those."""
     weights = {tensor.name for tensor in model.graph.initializer if f".{SCORE}" in f".{tensor.name}"}
-    found, reached = [], weights
+    found = [node.name for node in model.graph.node if node.op_type == "Conv"][:first]
+    reached = weights
     for node in model.graph.node:  # in their order of running
         if reached.intersection(node.input):
             found.append(node.name)
@@ -38,15 +39,16 @@ def scores_and_behind(model: ModelProto) -> list[str]:
     return found
 
 
-def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], folder: Path) -> ModelProto:
+def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], exact: int, folder: Path) -> ModelProto:
     """A graph with its trunk in 8-bit integers, as pairs of QuantizeLinear and DequantizeLinear.
 
-    inputs: what the net takes, for images like those that it will see. folder: for what is written on the way.
+    inputs: what the net takes, for images like those that it will see. exact: how many of the first convolutions keep
+    fp32. folder: for what is written on the way.
     """
     quantization = present("onnxruntime.quantization", "onnx")
     from fullconv.engines.onnx import read
 
-    class Inputs(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Inputs(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self.left: Iterator[NDArray[np.float32]] = iter(inputs)
 
@@ -61,20 +63,26 @@ def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], folde
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantization.quantize_static(
-                model, made, Inputs(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=scores_and_behind(model),
-            )  # fmt: skip
+                type(model).FromString(model.SerializeToString()),  # a copy: it empties what it is given
+                made,
+                Inputs(),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=in_fp32(model, exact),
+            )
     finally:
         logging.getLogger().setLevel(said)
     return read(made)
 
 
-def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], excluded: list[str]) -> Any:
-    """A model of OpenVINO with its trunk in 8-bit integers, by nncf. excluded: the names of what stays in fp32."""
+def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], exact: list[str]) -> Any:
+    """A model of OpenVINO with its trunk in 8-bit integers, by nncf. exact: the names of what keeps fp32."""
     nncf = present_nncf()
     images = list(inputs)
-    there = {node.get_friendly_name() for node in model.get_ops()}
+    # A convolution with its bias is two nodes here: NAME, and NAME/WithoutBiases.
+    left = [name for node in model.get_ops() if (name := node.get_friendly_name()).partition("/")[0] in set(exact)]
     with warnings.catch_warnings(), contextlib.redirect_stdout(StringIO()):  # its progress
         warnings.simplefilter("ignore")
         return nncf.quantize(
@@ -83,7 +91,7 @@ def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], excluded
             subset_size=len(images),
             target_device=nncf.TargetDevice.CPU,
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=[name for name in excluded if name in there]),
+            ignored_scope=nncf.IgnoredScope(names=left),
         )
 
 
