@@ -76,11 +76,13 @@ class Layer:
     """One tensor of the net, of which the rows that are still looked at are in memory.
 
     sources: the layers that it is made from; looks: how. height: its rows in the whole; made: those that were made.
+    stride: the pixels between its rows.
     """
 
     sources: tuple[str, ...]
     looks: tuple[Look, ...]
     height: int
+    stride: int = 1
     make: Callable[[Seen], Tensor] | None = None
     made: int = 0
     held: Tensor | None = field(default=None, repr=False)
@@ -88,20 +90,20 @@ class Layer:
     def take(self, rows: Tensor) -> None:
         """Put new rows below those that are held."""
         self.made += rows.shape[2]
-        self.held = rows if self.held is None else torch.cat([self.held, rows], 2)
+        self.held = rows if self.held is None or not self.held.shape[2] else torch.cat([self.held, rows], 2)
 
     def part(self, first: int, end: int) -> Tensor:
         """The rows from `first` to before `end`."""
         assert self.held is not None
         above = self.made - self.held.shape[2]
-        return self.held[:, :, first - above : end - above]
+        return self.held[:, :, first - above : end - above] if first < end else self.held[:, :, :0]
 
     def drop(self, before: float) -> None:
         """Give up the rows before one."""
         if self.held is None:
             return
         if before >= self.made:
-            self.held = None
+            self.held = self.held.new_empty(1, self.held.shape[1], 0, self.held.shape[3])
         elif self.made - before < self.held.shape[2]:  # a copy: a view would keep them all in memory
             self.held = self.held[:, :, -int(self.made - before) :].clone()
 
@@ -109,47 +111,58 @@ class Layer:
 def by_strips(net: FCN, strips: Iterable[Tensor], height: int, width: int) -> Iterator[dict[str, Tensor]]:
     """The fused scores at the net's stride by task, those of `FCN.coarse`, in rows from top to bottom.
 
-    strips: the net's own input, (1, C, rows, width), of `height` rows in all. After each comes what can be said then:
-    (1, K, rows, columns), the dict empty where that is nothing. Raises `GeometryError` for a net that can only be run
+    strips: the net's own input, (1, C, rows, width), of `height` rows in all. From each come, in one or more parts,
+    the scores that can be told by then, (1, K, rows, columns). Raises `GeometryError` for a net that can only be run
     as a whole.
     """
     layers = layers_of(net, height, width)
     users = {name: [user for user, layer in layers.items() if name in layer.sources] for name in layers}
+    ends = {task: layers[f"end{end}"] for task, end in net.tasks.items()}
     (top, bottom), (left, right) = net.margin.of(height), net.margin.of(width)
     given = 0
     for strip in strips:
-        above, given = 0 if given else top, given + strip.shape[2]
+        rows = strip.shape[2]
+        above, given = 0 if given else top, given + rows
         padded = F.pad(strip, (left, right, above, bottom if given == height else 0))
         for stream, part in zip(net.streams, padded.chunk(len(net.streams), 1), strict=True):
             layers[f"image{stream}"].take(part)
         del strip, padded, part
-        for name, layer in layers.items():
-            _advance(layer, layers)
-            for source in layer.sources:
-                if users[source][-1] == name:  # nobody looks at it any more in this round
-                    layers[source].drop(min(_needed(layers[user], source) for user in users[source]))
-        ends = {task: layers[f"end{end}"] for task, end in net.tasks.items()}
-        yield {task: layer.held for task, layer in ends.items() if layer.held is not None}
-        for layer in ends.values():
-            layer.held = None
+        # No layer makes more at a time than what the strip is to it: 100 rows of padding come in rounds.
+        while _round(layers, users, rows):
+            found = {task: layer.held for task, layer in ends.items() if layer.held is not None}
+            for layer in ends.values():
+                layer.held = None
+            if found:
+                yield found
 
 
-def _advance(layer: Layer, layers: dict[str, Layer]) -> None:
-    """Make the rows that can be made now."""
+def _round(layers: dict[str, Layer], users: dict[str, list[str]], rows: int) -> bool:
+    """Every layer makes what it can, as much as `rows` of the image are at most; whether there was anything to make."""
+    advanced = False
+    for name, layer in layers.items():
+        advanced |= _advance(layer, layers, -(-rows // layer.stride))
+        for source in layer.sources:
+            if users[source][-1] == name:  # nobody looks at it any more in this round
+                layers[source].drop(min(_needed(layers[user], source) for user in users[source]))
+    return advanced
+
+
+def _advance(layer: Layer, layers: dict[str, Layer], most: int) -> bool:
+    """Make the rows that can be made now; whether there were any."""
     if layer.make is None:
-        return
+        return False
     sources = [layers[source] for source in layer.sources]
     ready = [layer.height if s.made == s.height else look.ready(s.made)
              for s, look in zip(sources, layer.looks, strict=True)]  # fmt: skip
-    row, end = layer.made, min(layer.height, *ready)
+    row, end = layer.made, min(layer.height, layer.made + most, *ready)
     if end <= row:
-        return
+        return False
     spans = [(look.first(row), look.end(end - 1)) for look in layer.looks]
     parts = [s.part(max(0, first), min(s.height, last)) for s, (first, last) in zip(sources, spans, strict=True)]
-    first, last = spans[0]
-    layer.take(
-        layer.make(Seen(parts, row, end - row, max(0, first), max(0, -first), max(0, last - sources[0].height)))
-    )
+    (first, last), height = spans[0], sources[0].height
+    above, below = max(0, min(0, last) - first), max(0, last - max(height, first))
+    layer.take(layer.make(Seen(parts, row, end - row, max(0, first), above, below)))
+    return True
 
 
 def _needed(user: Layer, source: str) -> float:
@@ -180,8 +193,9 @@ def layers_of(net: FCN, height: int, width: int) -> dict[str, Layer]:
                 sources = tuple("image" if s == image else s for s in net.trace.sources[name])
                 look = Look(net.trace.windows[name][0])
                 make = _module(trunk, node, name) if node.op == "call_module" else _call(trunk, node, name)
-                found[name + stream] = Layer(
-                    tuple(source + stream for source in sources), (look,) * len(sources), sizes[name][0], make
+                found[name + stream] = Layer(  # fmt: skip
+                    tuple(source + stream for source in sources), (look,) * len(sources), sizes[name][0],
+                    int(net.trace[name].rows.stride), make,
                 )
     for task, end in net.tasks.items():
         found.update(_head(net, task, end, sizes))
@@ -276,31 +290,33 @@ def _head(net: FCN, task: str, end: str, sizes: dict[str, tuple[int, int]]) -> I
 
     def scores(level: int) -> Iterator[tuple[str, Layer]]:
         feature, rows = net.features[level], sizes[net.features[level]][0]
+        stride = int(net.trace[feature].rows.stride)
         sources = tuple(feature + stream for stream in net.streams)
 
         def make(seen: Seen) -> Tensor:
             streams = [(part,) * (level + 1) for part in seen.parts]
             return net.score(level, streams, end)
 
-        yield f"scores {level}{end}", Layer(sources, (Look(),) * len(sources), rows, make)
+        yield f"scores {level}{end}", Layer(sources, (Look(),) * len(sources), rows, stride, make)
 
     yield from scores(0)
     last, here = f"scores 0{end}", sizes[net.features[0]]
     for level, join in enumerate(net.joins[:-1], start=1):
-        there = sizes[net.features[level]]
+        there, stride = sizes[net.features[level]], int(net.trace[net.features[level]].rows.stride)
         goal = join.size(here[0], there[0]), join.size(here[1], there[1])
         yield from scores(level)
         yield f"upsampled {level}{end}", Layer(
-            (last,), (Look(join.window, join.crop_scores),), goal[0], _upsampling(join.window, join.crop_scores, goal[1])
-        )
+            (last,), (Look(join.window, join.crop_scores),), goal[0], stride,
+            _upsampling(join.window, join.crop_scores, goal[1]),
+        )  # fmt: skip
 
         def fuse(seen: Seen, skip: int = join.crop_skip, columns: int = goal[1]) -> Tensor:
             return net.fuse(seen.parts[0], seen.parts[1][..., skip : skip + columns])
 
         sources = f"upsampled {level}{end}", f"scores {level}{end}"
-        yield f"fused {level}{end}", Layer(sources, (Look(), Look(POINT, join.crop_skip)), goal[0], fuse)
+        yield f"fused {level}{end}", Layer(sources, (Look(), Look(POINT, join.crop_skip)), goal[0], stride, fuse)
         last, here = f"fused {level}{end}", goal
-    yield f"end{end}", Layer((last,), (Look(),), here[0], lambda seen: seen.parts[0])
+    yield f"end{end}", Layer((last,), (Look(),), here[0], net.stride, lambda seen: seen.parts[0])
 
 
 def _upsampling(window: Window, offset: int, columns: int) -> Callable[[Seen], Tensor]:
