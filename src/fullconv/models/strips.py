@@ -86,6 +86,7 @@ class Layer:
     make: Callable[[Seen], Tensor] | None = None
     made: int = 0
     held: Tensor | None = field(default=None, repr=False)
+    place: Tensor | None = field(default=None, repr=False)
 
     def take(self, rows: Tensor) -> None:
         """Put new rows below those that are held."""
@@ -105,7 +106,12 @@ class Layer:
         if before >= self.made:
             self.held = self.held.new_empty(1, self.held.shape[1], 0, self.held.shape[3])
         elif self.made - before < self.held.shape[2]:  # a copy: a view would keep them all in memory
-            self.held = self.held[:, :, -int(self.made - before) :].clone()
+            rows = self.held[:, :, -int(self.made - before) :]
+            if self.place is None or self.place.shape != rows.shape or self.held is self.place:
+                self.place = rows.clone()
+            else:  # at one and the same place, so that large tensors come and go around it
+                self.place.copy_(rows)
+            self.held = self.place
 
 
 def by_strips(net: FCN, strips: Iterable[Tensor], height: int, width: int) -> Iterator[dict[str, Tensor]]:
