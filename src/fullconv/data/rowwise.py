@@ -130,9 +130,9 @@ class PngRows(_Rows):
 
     def _write(self, labels: NDArray[Any]) -> None:
         wide = labels.astype(self.kind.newbyteorder(">"))
-        lines = np.zeros((len(wide), 1 + self.kind.itemsize * self.width), np.uint8)  # each begins with its filter: none
+        lines = np.zeros((len(wide), 1 + self.kind.itemsize * self.width), np.uint8)  # filter: none
         lines[:, 1:] = wide.view(np.uint8).reshape(len(wide), -1)
-        self.packed += self.packer.compress(lines)
+        self.packed += self.packer.compress(lines.tobytes())
         if len(self.packed) >= CHUNK:
             self._chunk(b"IDAT", self.packed)
             self.packed = bytearray()
@@ -172,7 +172,8 @@ class TiffRows(_Rows):
         with warnings.catch_warnings(action="ignore"):  # a file without a place is wanted, too
             self.dataset = rasterio.open(
                 self.temporary, "w", driver="GTiff", height=self.height, width=self.width, count=1,
-                dtype=self.kind.name, nodata=void if 0 <= void <= np.iinfo(self.kind).max else None, tiled=True, blockxsize=256, blockysize=256,
+                dtype=self.kind.name, nodata=void if 0 <= void < 256**self.kind.itemsize else None,
+                tiled=True, blockxsize=256, blockysize=256,
                 compress="deflate", BIGTIFF="IF_SAFER", **where,
             )  # fmt: skip
         if self.kind == np.uint8:

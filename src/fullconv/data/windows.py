@@ -55,8 +55,13 @@ class Decoded:
         return int(self.image.shape[1])
 
     @property
+    def bytes(self) -> int:
+        """What is in memory of it."""
+        return self.image.nbytes
+
+    @property
     def bytes_of_row(self) -> int:
-        """What a row takes in memory besides what is held: nothing."""
+        """What a row takes in memory when it is read: nothing more."""
         return 0
 
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
@@ -87,8 +92,13 @@ class Windows:
         return int(self.dataset.width)
 
     @property
+    def bytes(self) -> int:
+        """What is in memory of it before anything is read."""
+        return 0
+
+    @property
     def bytes_of_row(self) -> int:
-        """What a row takes in memory, twice while it is made."""
+        """What a row takes in memory when it is read, twice while it is made."""
         size = 1 if self.dataset.dtypes[0] == "uint8" else 4
         return 2 * size * max(3, len(self.kept)) * self.width
 
@@ -136,7 +146,8 @@ def outline(path: Path, bands: bool, max_pixels: int = MAX_PIXELS) -> Outline:
     """
     name = shown(path)
     with open_file(path) as stream:
-        kind = sniff(stream.read(HEAD_BYTES))[0]
+        head = stream.read(HEAD_BYTES)
+    kind = sniff(head)[0]
     if kind == "TIFF":
         with _dataset(path) as dataset:
             if dataset is not None:
@@ -146,12 +157,11 @@ def outline(path: Path, bands: bool, max_pixels: int = MAX_PIXELS) -> Outline:
                 return Outline(dataset.height, dataset.width, windowed, _place(dataset))
     if bands:  # whoever reads it checks it
         if kind == "PNG":
-            head = Path(path).open("rb").read(HEAD_BYTES)
-            size = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-            check_size(*size, name, max_pixels)
-            return Outline(*size, windowed=False)
+            height, width = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+            check_size(height, width, name, max_pixels)
+            return Outline(height, width, windowed=False)
         found = read_bands(path, max_pixels)
-        return Outline(*found.shape[:2], windowed=False)
+        return Outline(found.shape[0], found.shape[1], windowed=False)
     with open_file(path) as stream, one_line(name):
         file = open_image(stream, name, max_pixels, IMAGE_FORMATS)
         height, width = file.height, file.width
@@ -182,7 +192,7 @@ def open_source(path: Path, bands: bool, channels: int, max_pixels: int = MAX_PI
 
 @contextlib.contextmanager
 def _dataset(path: Path) -> Iterator[Any]:
-    """The open TIFF file; None where rasterio is missing or cannot open it, so that another reader says what is wrong."""
+    """The open TIFF file; None where rasterio is missing or cannot open it: another reader says why then."""
     try:
         import rasterio
         from rasterio.errors import RasterioError

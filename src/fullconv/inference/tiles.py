@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -91,7 +91,7 @@ def along(pixels: int, most: int, reach: Reach) -> list[tuple[int, int, int, int
     firsts = [number * steps // count * period for number in range(count + 1)]
     # A seam lies in the middle of what the tiles at both sides of it could tell.
     seams = [(after + reach.before + before + seen - reach.after) // 2
-             for before, after in zip(firsts, firsts[1:], strict=False)]  # fmt: skip
+             for before, after in pairwise(firsts)]  # fmt: skip
     return [
         (begin, end, first, first + seen)
         for begin, end, first in zip([0, *seams], [*seams, pixels], firsts, strict=True)
@@ -142,7 +142,9 @@ def uncertain_share(tiles: Sequence[Tile], reach: Reach) -> float:
     return 1 - certain / (height * width)
 
 
-def scores_by_tile(image: Rows, tiles: Sequence[Tile], scores: Scores) -> Iterator[tuple[Tile, dict[str, CoarseScores]]]:
+def scores_by_tile(
+    image: Rows, tiles: Sequence[Tile], scores: Scores
+) -> Iterator[tuple[Tile, dict[str, CoarseScores]]]:
     """Each tile with its scores by task. Of each row of tiles, which must follow each other, the image is read once."""
     for (top, bottom), row in groupby(tiles, lambda tile: (tile.seen[0], tile.seen[2])):
         pixels = image.rows(top, bottom)
@@ -161,13 +163,13 @@ def labels_by_tile(image: Rows, tiles: Sequence[Tile], scores: Scores) -> Iterat
             row = []
 
 
-def blended_labels(image: Rows, tile: int, overlap: int, scores: Scores) -> Iterator[Labels]:
-    """The classes for a net that sees without bounds: tiles overlap by `overlap` pixels at least, and where they do,
-    their scores are averaged with weights that fade smoothly from one to the other and sum to one. No tile's scores
-    are those of the whole then, but there is no seam.
+def blended_labels(image: Rows, tile: tuple[int, int], overlap: int, scores: Scores) -> Iterator[Labels]:
+    """The classes for a net that sees without bounds: tiles of at most so many rows and columns overlap by `overlap`
+    pixels at least, and where they do, their scores are averaged with weights that fade smoothly from one to the other
+    and sum to one. No tile's scores are those of the whole then, but there is no seam.
     """
     reach = Reach(overlap // 2, overlap - overlap // 2, 1)
-    downs, acrosses = along(image.height, tile, reach), along(image.width, tile, reach)
+    downs, acrosses = along(image.height, tile[0] - overlap, reach), along(image.width, tile[1] - overlap, reach)
     down, across = (
         fading([(first, last) for _, _, first, last in places], pixels, overlap)
         for places, pixels in ((downs, image.height), (acrosses, image.width))
@@ -203,7 +205,9 @@ def fading(places: Sequence[tuple[int, int]], pixels: int, overlap: int) -> list
         t = np.clip(inside / max(1, overlap), 0, 1)
         found.append(t * t * (3 - 2 * t))
         total[first:last] += found[-1]
-    return [(weight / total[first:last]).astype(np.float32) for weight, (first, last) in zip(found, places, strict=True)]
+    return [
+        (weight / total[first:last]).astype(np.float32) for weight, (first, last) in zip(found, places, strict=True)
+    ]
 
 
 def memory_of_blending(width: int, tile: int, overlap: int, classes: int) -> int:

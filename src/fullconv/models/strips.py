@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,10 +126,9 @@ def by_strips(net: FCN, strips: Iterable[Tensor], height: int, width: int) -> It
     users = {name: [user for user, layer in layers.items() if name in layer.sources] for name in layers}
     ends = {task: layers[f"end{end}"] for task, end in net.tasks.items()}
     (top, bottom), (left, right) = net.margin.of(height), net.margin.of(width)
-    given = 0
+    given = rows = 0
     for strip in strips:
-        rows = strip.shape[2]
-        above, given = 0 if given else top, given + rows
+        above, given, rows = 0 if given else top, given + strip.shape[2], max(rows, strip.shape[2])
         padded = F.pad(strip, (left, right, above, bottom if given == height else 0))
         for stream, part in zip(net.streams, padded.chunk(len(net.streams), 1), strict=True):
             layers[f"image{stream}"].take(part)
@@ -199,12 +199,15 @@ def layers_of(net: FCN, height: int, width: int) -> dict[str, Layer]:
                 sources = tuple("image" if s == image else s for s in net.trace.sources[name])
                 look = Look(net.trace.windows[name][0])
                 make = _module(trunk, node, name) if node.op == "call_module" else _call(trunk, node, name)
-                found[name + stream] = Layer(  # fmt: skip
-                    tuple(source + stream for source in sources), (look,) * len(sources), sizes[name][0],
-                    int(net.trace[name].rows.stride), make,
+                found[name + stream] = Layer(
+                    tuple(source + stream for source in sources),
+                    (look,) * len(sources),
+                    sizes[name][0],
+                    int(net.trace[name].rows.stride),
+                    make,
                 )
-    for task, end in net.tasks.items():
-        found.update(_head(net, task, end, sizes))
+    for end in net.tasks.values():
+        found.update(_head(net, end, sizes))
     return found
 
 
@@ -241,7 +244,7 @@ def _extended(seen: Seen, value: float) -> Tensor:
 
 
 def convolve(x: Tensor, layer: nn.Conv2d, columns: Window) -> Tensor:
-    """A convolution that pads no rows; one of many taps as a product of matrices, which takes its weights as they lie."""
+    """A convolution that pads no rows; one of many taps as a product of matrices, with its weights as they lie."""
     weight = layer.weight
     taps = weight.shape[2] * weight.shape[3]
     rows = (x.shape[2] - (weight.shape[2] - 1) * layer.dilation[0] - 1) // layer.stride[0] + 1
@@ -264,22 +267,26 @@ def convolve(x: Tensor, layer: nn.Conv2d, columns: Window) -> Tensor:
 
 def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], Tensor]:
     """How a function or a method makes rows, cell by cell."""
-    dealt = getattr(node.target, "__name__", str(node.target)) in ("chunk", "split", "getitem")
-    if dealt:
+    kind = str(getattr(node.target, "__name__", node.target))
+    if kind in ("chunk", "split", "getitem"):
         raise GeometryError(f"layer '{name}': it deals channels out, which is not run strip by strip; give --tile")
     given = [source for source in node.all_input_nodes if source.op != "get_attr"]
-    shared = any(len(source.users) > 1 for source in given)
+    overwrites = kind in ("iadd", "imul") or kind.endswith("_") or bool(node.kwargs.get("inplace"))
+    shared = overwrites and len(given[0].users) > 1
 
     def make(seen: Seen) -> Tensor:
-        parts = dict(zip(given, (part.clone() if shared else part for part in seen.parts), strict=True))
+        parts = dict(zip(given, seen.parts, strict=True))
+        if shared:
+            parts[given[0]] = parts[given[0]].clone()
 
-        def value(source: fx.Node) -> object:
+        def value(source: fx.Node) -> Any:
             return parts[source] if source in parts else _attribute(trunk, str(source.target))
 
         args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
         if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)  # type: ignore[no-any-return]
-        return node.target(*args, **kwargs)  # type: ignore[no-any-return, operator]
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
 
     return make
 
@@ -289,7 +296,7 @@ def _attribute(trunk: nn.Module, target: str) -> object:
     return getattr(trunk.get_submodule(".".join(path)), last)
 
 
-def _head(net: FCN, task: str, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Layer]]:
+def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Layer]]:
     """The steps of `FCN.decode`."""
     if any(net.get_submodule(f"{name}{end}").weight is not None for name in net.upscore_names):
         raise GeometryError("its learned upsampling is not run strip by strip; give --tile")
