@@ -86,7 +86,7 @@ class Plan:
             )
         if self.reach is not None and self.uncertain:
             return (
-                f"{words}, {self.around} of them around each, where its scores look {self.reach.after} far: up to "
+                f"{words}, {self.around} of them around each, where its scores look as far as {self.reach.after}: up to "
                 f"{self.uncertain:.0%} of the pixels, near the seams, may differ from the whole{more}{most}"
             )
         return f"{words}, {self.around} of them around each, exactly the whole{more}{most}"
