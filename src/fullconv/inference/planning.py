@@ -29,6 +29,9 @@ MOST = 700 * 10**6
 SHARE = 0.8
 """Of the memory that is available."""
 
+SIDE_BY_SIDE = 1, 2, 3, 4, 6, 8, 12, 16
+"""Columns of an image that is too wide for a strip: what all hold together hardly falls with more."""
+
 STRIP = 300_000
 """Pixels of a strip that are enough to keep a processor busy."""
 
@@ -112,7 +115,12 @@ def plan(
         return whole
     far = reach(predictor)
     if auto and isinstance(predictor.net, FCN) and far is not None and is_run_by_strips(predictor.net):
-        return _strips(predictor.net, height, width, far, room, bytes_of_row)
+        try:
+            return _strips(predictor.net, height, width, far, room, bytes_of_row)
+        except RunError:  # `MOST` is what is sensible, not what there is
+            if budget is not None:
+                raise
+            return _strips(predictor.net, height, width, far, int(SHARE * memory.available()), bytes_of_row)
     side = tile if isinstance(tile, int) else None
     if side is not None and side < 1:
         raise UsageError(f"--tile {side}: give auto, none, or the side of a tile in pixels")
@@ -159,7 +167,7 @@ def memory_of_whole(predictor: Predictor, height: int, width: int) -> int | None
 def _strips(net: FCN, height: int, width: int, reach: Reach, room: int, bytes_of_row: int) -> Plan:
     """Strips that are tall enough to keep a processor busy, or as tall as memory allows; then side by side."""
     least = None
-    for count in range(1, max(1, width // (reach.before + reach.after + reach.period)) + 1):
+    for count in SIDE_BY_SIDE:
         places = along(width, -(-width // count), reach)
         if len(places) < count:
             continue
