@@ -159,27 +159,29 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, suffix):
         raise KeyError
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match=rf"a.{suffix}: cannot be written .*; check the folder"):
-        with row_writer(tmp_path / "missing" / f"a.{suffix}", 9, 9, space(3)):
-            pass
+        row_writer(tmp_path / "missing" / f"a.{suffix}", 9, 9, space(3)).__enter__()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    with pytest.raises(RunError, match=r"a.png: cannot be written \(No space left on device\); check the folder"):
-        with row_writer(tmp_path / "a.png", 9, 9, space(3)) as writer:
+    class Full:
+        def __enter__(self):
+            return self
 
-            class Full:
-                def __enter__(self):
-                    return self
+        def __exit__(self, *error):
+            pass
 
-                def __exit__(self, *error):
-                    pass
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-                def write(self, data):
-                    raise OSError(errno.ENOSPC, "No space left on device")
-
-            writer.file.close()
-            writer.file = Full()
-            writer.write(np.zeros((9, 9), np.uint8))
+    writer = row_writer(tmp_path / "a.png", 9, 9, space(3))
+    with (
+        pytest.raises(RunError, match=r"a.png: cannot be written \(No space left on device\); check the folder"),
+        writer,
+    ):
+        writer.file.close()
+        writer.file = Full()
+        writer.write(np.zeros((9, 9), np.uint8))
+        writer.__exit__(None, None, None)
     assert not list(tmp_path.iterdir())
 
 

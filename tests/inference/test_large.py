@@ -153,7 +153,9 @@ def test_two_heads_and_overlays_are_written(tmp_path, monkeypatch):
     assert len(seen) > 1 and seen[-1] == (700, 700)
     said = json.loads(json.dumps(described(facts)))
     assert said["way"] == "tiles" and said["overlay_reduced"] == 3 and said["output.geometric"].endswith(".png")
-    assert set(said["classes"]) == {predictor.labels.names[k] for k in np.unique(read_label_values(tmp_path / "out.png"))}
+    assert set(said["classes"]) == {
+        predictor.labels.names[k] for k in np.unique(read_label_values(tmp_path / "out.png"))
+    }
 
 
 def test_a_small_halo_says_what_may_differ_and_what_does(tmp_path):
@@ -196,8 +198,20 @@ def test_a_geotiff_becomes_one_in_its_place(tmp_path, tile):
     rasterio = pytest.importorskip("rasterio")
     array = (photo(300, 210).transpose(2, 0, 1)[[0, 1, 2, 0]].astype(np.uint16)) * 8
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
-    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=300, width=210, count=4, dtype="uint16",
-                       tiled=True, blockxsize=64, blockysize=64, photometric="minisblack", **place) as file:  # fmt: skip
+    with rasterio.open(
+        tmp_path / "a.tif",
+        "w",
+        driver="GTiff",
+        height=300,
+        width=210,
+        count=4,
+        dtype="uint16",
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+        photometric="minisblack",
+        **place,
+    ) as file:
         file.write(array)
     predictor = predictor_of(channels=4)
     whole = predictor.coarse(predictor.read(tmp_path / "a.tif"))["semantic"]

@@ -69,7 +69,9 @@ def whole_of(scores, size):
 
 @pytest.mark.parametrize("backbone, stride, padding", NETS)
 @settings(max_examples=3)
-@given(st.integers(500, 900), st.integers(1, 120), st.booleans(), st.integers(1, 5), st.integers(1, 5), st.integers(0, 9))
+@given(
+    st.integers(500, 900), st.integers(1, 120), st.booleans(), st.integers(1, 5), st.integers(1, 5), st.integers(0, 9)
+)
 def test_tiles_are_the_whole(backbone, stride, padding, height, width, turned, rows, columns, seed):
     net = net_of(backbone, stride, padding)
     height, width = (width, height) if turned else (height, width)
@@ -121,7 +123,9 @@ def test_the_tiles_cover_the_image_once_see_enough_and_are_of_one_size(height, w
 
 @given(st.integers(1, 3000), st.integers(1, 400), st.integers(0, 150))
 def test_the_weights_of_blending_sum_to_one_and_change_little_from_pixel_to_pixel(pixels, tile, overlap):
-    places = [(first, last) for _, _, first, last in along(pixels, tile, Reach(overlap // 2, overlap - overlap // 2, 1))]
+    places = [
+        (first, last) for _, _, first, last in along(pixels, tile, Reach(overlap // 2, overlap - overlap // 2, 1))
+    ]
     total = np.zeros(pixels)
     for (first, last), weight in zip(places, fading(places, pixels, overlap), strict=True):
         assert (weight >= 0).all()

@@ -33,7 +33,7 @@ VARIANTS = [
 def lively(net):
     """In double precision, with scores that do not fade on the way."""
     torch.manual_seed(1)
-    for name, layer in net.named_modules():
+    for layer in net.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight)
             if layer.bias is not None:
@@ -101,8 +101,10 @@ def test_no_layer_makes_more_than_a_strip_at_a_time():
     assert tallest <= 32 // 8
 
 
-@pytest.mark.parametrize("window", [Window(3, padding=1), Window(7, 2, 3), Window(3, 2, 0, ceil=True),
-                                    Window(3, 1, 2, 2), Window(4, 2, transposed=True), Window(3, 2, transposed=True)])  # fmt: skip
+@pytest.mark.parametrize("window", [
+    Window(3, padding=1), Window(7, 2, 3), Window(3, 2, 0, ceil=True), Window(3, 1, 2, 2),
+    Window(4, 2, transposed=True), Window(3, 2, transposed=True),
+])  # fmt: skip
 @pytest.mark.parametrize("skip", [0, 3])
 def test_looks_are_those_of_the_windows(window, skip):
     look = Look(window, skip)

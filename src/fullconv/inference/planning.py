@@ -89,8 +89,8 @@ class Plan:
             )
         if self.reach is not None and self.uncertain:
             return (
-                f"{words}, {self.around} of them around each, where its scores look as far as {self.reach.after}: up to "
-                f"{self.uncertain:.0%} of the pixels, near the seams, may differ from the whole{more}{most}"
+                f"{words}, {self.around} of them around each, where its scores look as far as {self.reach.after}: up "
+                f"to {self.uncertain:.0%} of the pixels, near the seams, may differ from the whole{more}{most}"
             )
         return f"{words}, {self.around} of them around each, exactly the whole{more}{most}"
 
