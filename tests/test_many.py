@@ -114,7 +114,9 @@ def test_any_other_error_ends_it_and_comes_out(place, kind):
     assert written == sorted(set(written)) and len(began) < 200
 
 
-@pytest.mark.parametrize("sizes", [[1000] * 40, [10] * 20 + [1000] * 20, [1000, 10] * 20], ids=["large", "late", "mixed"])
+@pytest.mark.parametrize(
+    "sizes", [[1000] * 40, [10] * 20 + [1000] * 20, [1000, 10] * 20], ids=["large", "late", "mixed"]
+)
 def test_what_waits_is_bounded_in_bytes(sizes):
     """Two threads and slow writing: what is in memory is the room twice, one in each thread, one at the net."""
     held, most, lock = 0, 0, threading.Lock()

@@ -54,6 +54,13 @@ class Pace:
         """Images a second."""
         return self.images / self.seconds if self.seconds else 0.0
 
+    def add(self, other: Pace) -> None:
+        """What another net did, somewhere else: the times of both are summed."""
+        self.images += other.images
+        self.seconds += other.seconds
+        self.worked += other.worked
+        self.last += other.last - other.first
+
     def count(self, work: Callable[[Any], Any], image: Any) -> Any:
         """What the net does with an image, and the time of it."""
         began = time.perf_counter()
@@ -131,7 +138,8 @@ def overlapped(
         read_ahead()
         while waiting:
             number, job, reading = waiting.popleft()
-            outcome, taken = None, 0
+            outcome: Any = None
+            taken = 0
             try:
                 image = ahead.take(number, reading)
                 read_ahead()
@@ -234,9 +242,7 @@ class _Behind:
     def make_room(self) -> None:
         """Until one more, as large as the largest of the last ones, has room, or nothing waits."""
         while self.waiting and (
-            self.waiting[0][0].done()
-            or len(self.waiting) >= self.most
-            or self.held + max(self.recent) > self.room
+            self.waiting[0][0].done() or len(self.waiting) >= self.most or self.held + max(self.recent) > self.room
         ):
             self._take()
 

@@ -31,13 +31,15 @@ def test_both_are_those_of_the_full_scores(monkeypatch, budget, scale):
     @given(coarse())
     def law(scores):
         scores = CoarseScores(scores.scores * np.float32(scale), scores.window, scores.offset, scores.size)
-        found = Segmentation(np.zeros((*scores.size, 3), np.uint8), scores, LabelSpace.of(list("abcdef"[: scores.classes])))
+        found = Segmentation(
+            np.zeros((*scores.size, 3), np.uint8), scores, LabelSpace.of(list("abcdef"[: scores.classes]))
+        )
         probability, entropy = of_torch(scores.logits())
         assert found.probability.dtype == found.entropy.dtype == np.float32
         assert np.abs(found.probability - probability).max() <= 1e-6
         assert np.abs(found.entropy - entropy).max() <= 1e-6
         assert 1 / scores.classes - 1e-6 <= found.probability.min() and found.probability.max() <= 1
-        assert 0 <= found.entropy.min() and found.entropy.max() <= 1
+        assert found.entropy.min() >= 0 and found.entropy.max() <= 1
 
     law()
 

@@ -1,4 +1,4 @@
-"""What a verb is given to predict: files, folders, patterns, lists, videos and published sets, as one list of inputs."""
+"""What a verb is given to predict: files, folders, patterns, lists, videos, published sets, as one list of inputs."""
 
 from __future__ import annotations
 

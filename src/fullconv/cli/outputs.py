@@ -67,7 +67,7 @@ class Outputs:
         self.path(name, "").parent.mkdir(parents=True, exist_ok=True)
         for head, part in _heads(found):
             with clock("labels"):
-                prediction = part.scores.prediction()  # not the property, whose lock is one for all threads
+                prediction = part.prediction
             for kind, ending in self.endings().items():
                 path = self.path(name, head + ending)
                 if kind in ("probability", "entropy"):

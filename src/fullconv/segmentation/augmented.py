@@ -121,7 +121,8 @@ def _at(probabilities: NDArray[np.float32], mirrored: bool, size: tuple[int, ...
         return placed
     found = np.empty((len(placed), *size), np.float32)
     for k, plane in enumerate(placed):
-        found[k] = fromarray(np.ascontiguousarray(plane)).resize((size[1], size[0]), Resampling.BILINEAR)
+        picture = fromarray(np.ascontiguousarray(plane)).resize((size[1], size[0]), Resampling.BILINEAR)
+        found[k] = np.asarray(picture)
     return found
 
 

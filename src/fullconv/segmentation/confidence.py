@@ -42,7 +42,7 @@ def softmax(logits: Floats) -> Floats:
 
 
 def _exponentials(logits: Floats) -> tuple[Floats, Floats]:
-    """e to the scores less the highest, and the scores less the highest."""
+    """The exponentials of the scores less the highest, and the scores less the highest."""
     below = logits - logits.max(0)
     return np.exp(below), below
 
