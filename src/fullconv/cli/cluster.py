@@ -1,7 +1,7 @@
 """Prediction on a cluster: Ray Data gives the images to workers, which read, predict and write by themselves.
 
 Nothing but numbers and facts travels. Model, images and the folder of the outputs lie on a disk that all machines
-share, under one path. A worker notes each image behind its pictures; when it dies, another one that gets the same images
+share, under one path. A worker notes each image behind its pictures; when it dies, the one that gets the same images
 leaves out what is noted, so that none is lost and none is told of twice.
 """
 
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
 IMAGES = 16
 """Images that a worker takes at a time, at most."""
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""What keeps Ray from sending numbers to its makers, and from warnings."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""What keeps Ray from sending numbers to its makers, and from remarks."""
 
 LIVES = 3
-"""How often a worker is started again, and its images are given out again."""
+"""How many workers may die of one image."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,34 @@ class Worker:
                 yield self._note(number).read_text()
             except FileNotFoundError:
                 todo.append(number)
-        images = [number for number in todo if self.task.inputs[number].video is None]
-        for group in ([images] if images else []) + [[number] for number in todo if number not in images]:
-            yield from self._predict(group)
+        together = [n for n in todo if self.task.inputs[n].video is None and not self._tries(n)]
+        if together:
+            yield from self._predict(together)
+        for number in todo:
+            if number not in together:  # a video, or one of those that a worker was at when it died
+                yield from self._predict([number]) if self._tries(number) < LIVES else [self._given_up(number)]
 
     def _note(self, number: int) -> Path:
         return self.task.notes / f"{number}.json"
+
+    def _tries(self, number: int) -> int:
+        """How many workers began with it."""
+        file = self._note(number).with_suffix(".tries")
+        return file.stat().st_size if file.exists() else 0
+
+    def _given_up(self, number: int) -> str:
+        source = shown(self.task.inputs[number].source)
+        failed = f"{source}: {LIVES} workers died of it; predict it alone, on a machine with more memory"
+        return json.dumps(asdict(Told(failed=[failed])) | {"number": number, "process": os.getpid()})
 
     def _predict(self, numbers: list[int]) -> Iterator[str]:
         """What came of images that go through the net one behind the other, or of one video."""
         task, told, clock = self.task, Told(), self.clock
         if clock is not None:
             clock.seconds = {}
+        for number in numbers:
+            with self._note(number).with_suffix(".tries").open("ab") as file:
+                file.write(b".")
         coming, notes = iter(numbers), []
 
         def noted(told: Told, _: int = 0) -> None:
@@ -165,10 +185,10 @@ def said_by_workers(ray: ModuleType, task: Task, workers: int | None) -> Iterato
     numbers = [{"number": number} for number in range(len(task.inputs))]
     try:
         data = ray.data.from_items(numbers, override_num_blocks=-(-len(numbers) // at_once))
+        # Ray starts a worker that died again, and gives it what it was at (max_restarts and max_task_retries are -1).
         data = data.map_batches(
-            Worker, fn_constructor_args=(task,), batch_size=at_once, concurrency=workers, num_cpus=1,
-            max_restarts=LIVES, max_task_retries=LIVES,
-        )  # fmt: skip
+            Worker, fn_constructor_args=(task,), batch_size=at_once, concurrency=workers, num_cpus=1
+        )
         for row in data.iter_rows():
             yield str(row["said"])
     except ray.exceptions.RayError as problem:

@@ -132,7 +132,7 @@ def report(args: argparse.Namespace, console: Console, told: Told, pace: Pace, a
     """Say what was written, how fast, and what the time went for."""
     from fullconv.cli.show import print_json
 
-    seconds = {what: round(spent, 3) for what, spent in sorted(told.seconds.items(), key=lambda item: -item[1])}
+    seconds = {what: round(spent, 6) for what, spent in sorted(told.seconds.items(), key=lambda item: -item[1])}
     if args.json:
         print_json(
             {

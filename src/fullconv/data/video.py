@@ -34,11 +34,9 @@ def library(name: str = "a video") -> ModuleType:
     try:
         import av
         import av.error
-        import av.logging
     except ImportError:
         raise UsageError(f"{name}: videos need PyAV; pip install 'fullconv[video]'") from None
-    av.logging.set_level(av.logging.PANIC)
-    found: ModuleType = av
+    found: ModuleType = av  # its level of logging is left alone: with one, its threads wait for each other for ever
     return found
 
 
@@ -60,11 +58,12 @@ class Frames:
             self.container = av.open(str(path), metadata_errors="replace")
         if not self.container.streams.video:
             self.container.close()
-            raise UsageError(f"{self.name}: it has no pictures; give a video, or an image")
+            raise UsageError(f"{self.name}: no pictures can be read from it; give a video, or copy it again")
         stream = self.container.streams.video[0]
         stream.thread_type = "AUTO"
         self.rate = Fraction(stream.average_rate or 25)
-        self.guess = int(stream.frames or (float(stream.duration or 0) * float(stream.time_base or 0) * self.rate))
+        seconds = (self.container.duration or 0) / av.time_base
+        self.guess = int(stream.frames or seconds * self.rate)
         self.ended = False
         self.damage: str | None = None
         self.lock = threading.Lock()
