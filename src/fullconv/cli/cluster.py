@@ -37,6 +37,7 @@ IMAGES = 16
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """What keeps Ray from sending numbers to its makers, and from remarks."""
@@ -175,6 +176,7 @@ def segment_on_cluster(
     for _, one in sorted(found.items()):
         told.add(one)
     told.seconds, pace.seconds = clock.seconds, time.perf_counter() - began
+    pace.images = len(told.written)  # a worker that died did not tell how fast it was
     return pace
 
 
@@ -199,6 +201,19 @@ def said_by_workers(ray: ModuleType, task: Task, workers: int | None) -> Iterato
 
 
 @contextlib.contextmanager
+def without_remarks() -> Iterator[None]:
+    """While Ray starts: its parts in C++ write to standard error what they are set to."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
 def connected(address: str, workers: int | None) -> Iterator[ModuleType]:
     """Ray, connected to a cluster or to processes started here, without pages, bars or anything sent anywhere."""
     os.environ.update(QUIET)
@@ -211,11 +226,13 @@ def connected(address: str, workers: int | None) -> Iterator[ModuleType]:
     with tempfile.TemporaryDirectory(prefix="fullconv-", ignore_cleanup_errors=True) as folder:
         if address == "local":
             cores = workers or os.cpu_count()
-            ray.init("local", num_cpus=cores, object_store_memory=100 << 20, _temp_dir=folder, **silent)
+            with without_remarks():
+                ray.init("local", num_cpus=cores, object_store_memory=100 << 20, _temp_dir=folder, **silent)
         else:
             del silent["include_dashboard"]
             try:
-                ray.init(address=address, **silent)
+                with without_remarks():
+                    ray.init(address=address, **silent)
             except (ConnectionError, RuntimeError, ValueError, TimeoutError) as problem:
                 reason = shown(str(problem).strip().splitlines()[0])
                 raise UsageError(f"--ray {address}: no cluster answers ({reason}); start one with ray start --head, "
