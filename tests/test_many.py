@@ -38,16 +38,18 @@ def alive():
     ids=["net", "reading", "writing", "all"],
 )
 def test_it_takes_the_time_of_the_slowest_stage_not_the_sum(read, work, write, slowest):
-    """Two threads read and two write, so those take half their time an image."""
+    """Two threads read and two write, so those take half their time an image. The best of three: others compute too."""
     number = 30
-    pace = overlapped(range(number), stage(read), stage(work), stage(write), nothing, size, threads=2)
+    stages = stage(read), stage(work), stage(write)
+    paces = [overlapped(range(number), *stages, nothing, size, threads=2) for _ in range(3)]
+    pace = min(paces, key=lambda pace: pace.seconds)
     assert number * slowest <= pace.seconds * 1.05
     assert pace.seconds < number * slowest * 1.35 + read + work + write
     assert pace.images == number and pace.rate == pytest.approx(number / pace.seconds)
     if work >= slowest:
-        assert pace.busy > 0.9, "the net waited"
-    if work < slowest:
-        assert pace.busy < 0.5
+        assert max(pace.busy for pace in paces) > 0.95, "the net waited"
+    else:
+        assert max(pace.busy for pace in paces) < 0.5
 
 
 @given(

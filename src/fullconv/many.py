@@ -137,13 +137,13 @@ def overlapped(
     try:
         read_ahead()
         while waiting:
+            behind.make_room()
             number, job, reading = waiting.popleft()
             outcome: Any = None
             taken = 0
             try:
                 image = ahead.take(number, reading)
                 read_ahead()
-                behind.make_room()
                 if image is not None:
                     found = pace.count(work, image)
                     outcome, taken = writers.submit(write, job, found), size(image) + size(found)

@@ -221,20 +221,19 @@ def wait_for_all(work: str) -> None:
     soon as one leaves with an error: who has one to tell waits here first. Without torchrun there is nobody.
     """
     rank, size = place()
-    if size == 1:
+    if size == 1 or "MASTER_ADDR" not in os.environ:
         return
     import torch.distributed as dist
 
-    shared, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=TIMEOUT)))
-    store = dist.PrefixStore(f"fullconv/{work}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
-    store.add("there", 1)
-    while store.add("there", 0) < size:
-        time.sleep(0.1)
-    if rank == 0:  # it may be the one that keeps the store
-        while store.add("seen", 0) < size - 1:
-            time.sleep(0.02)
-    else:
+    with contextlib.suppress(RuntimeError):  # nobody is there to be waited for
+        shared, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=TIMEOUT)))
+        store = dist.PrefixStore(f"fullconv/{work}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+        store.add("there", 1)
+        while store.add("there", 0) < size:
+            time.sleep(0.1)
         store.add("seen", 1)
+        while rank == 0 and store.add("seen", 0) < size:  # it may be the one that keeps the store
+            time.sleep(0.02)
 
 
 def join(timeout: float = TIMEOUT) -> Processes:

@@ -1,5 +1,6 @@
 """Predict: which inputs become which outputs, what is left out, what is written beside the masks, what it cost."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_outputs_that_would_be_one_file_are_refused(model, photos, tmp_path, cap
     words = [model, photos / "b.png", photos / "b.probability.png", "--out", tmp_path / "o"]
     assert "its mask and another picture of 'b' would be one file" in refused(capsys, *words, "--probability")
     predict(capsys, *words)
+
+
+def test_an_image_is_never_written_over(model, photos, capsys):
+    before = (photos / "b.png").read_bytes()
+    assert "b.png: the mask would take the place of the image" in refused(capsys, model, photos, "--out", photos)
+    assert (photos / "b.png").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -195,3 +202,47 @@ def test_what_it_cost_is_said_at_the_end(model, photos, tmp_path, capsys):
     assert "4 of 4 written to" in err and "images/s; the net was at work" in err
     for what in ("reading", "network", "probability", "writing"):
         assert f"{what} 0." in err
+
+
+# -- what it needs -----------------------------------------------------------------------------------------------------
+
+WITHOUT_TORCH = """
+import subprocess
+import sys
+import numpy as np
+from fullconv.cli import loading, main
+from fullconv.data.images import read_image
+from fullconv.labels import LabelSpace
+from fullconv.segmentation import CoarseScores, Segmentation
+
+class Exported:
+    labels = LabelSpace.of(["dark", "light"])
+    read = staticmethod(read_image)
+
+    def __call__(self, image):
+        light = image.mean(2, dtype=np.float32)
+        return Segmentation(image, CoarseScores.of_logits(np.stack([255 - light, light]) / 99), self.labels)
+
+loading.load_model = lambda *words: Exported()
+try:
+    main(sys.argv[1:])
+except SystemExit as left:
+    assert not left.code
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_model_that_needs_no_torch_is_predicted_without_it(photos, tmp_path):
+    words = [
+        "predict",
+        "model.onnx",
+        photos,
+        "--out",
+        tmp_path / "o",
+        "--overlay",
+        "--probability",
+        "--entropy",
+        "--flip",
+    ]
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, words)], check=True)
+    assert len(names(tmp_path / "o")) == 4 * 4

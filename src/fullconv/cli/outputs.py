@@ -45,9 +45,13 @@ class Outputs:
         return all(is_whole(self.path(name, ending)) for ending in self.endings().values())
 
     def refuse_clashes(self, inputs: list[Input]) -> None:
-        """Raise `UsageError` where the picture of one image would take the place of another's mask: ``a.jpg`` with
-        its overlay ``a.overlay.jpg``, say, in one folder.
+        """Raise `UsageError` where a picture would take the place of its own image, or of another's mask: that of
+        ``a.probability.png``, say, beside ``a.png``.
         """
+        for given in inputs:
+            mask = self.path(given.name, ".png")
+            if mask.exists() and Path(given.source).exists() and mask.samefile(given.source):
+                raise UsageError(f"{shown(mask)}: the mask would take the place of the image; give another --out")
         names = {given.name for given in inputs}
         tails = [ending.rpartition(".")[0] for ending in self.endings().values() if ending.endswith(".png")]
         for name in names:

@@ -71,10 +71,12 @@ def segment(
             if given.video is not None:
                 yield from videos.frames(given)
             else:
-                there = skip and outputs.are_there(given.name)
-                yield _Job(given.name, given.source, _nothing if there else partial(given.read, model), there)
+                yield _Job(given.name, given.source, partial(given.read, model))
 
     def read(job: _Job) -> Image | None:
+        if skip and job.video is None and outputs.are_there(job.name):
+            job.there = True
+            return None
         with clock("reading"):
             return job.read()
 
@@ -110,7 +112,7 @@ def segment(
         told.seconds = clock.seconds
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     """One image: where it goes, how it is read (None: there is nothing), whether its pictures are there already, and
     of a frame its video; `last` ends it.
