@@ -235,6 +235,19 @@ def test_the_speed_of_training_is_that_of_the_result_file():
         assert row["times as fast"] == f"{way['times as fast']:.2f}"
 
 
+def test_the_cost_of_predicting_is_that_of_the_result_file():
+    import json
+
+    found = json.loads((ROOT / "benchmarks" / "results" / "predict.json").read_text())
+    kinds = ("network", "flip", "scales", "probability", "entropy", "writing")
+    rows = table("prediction.md", "way", "images/s", "net at work", *kinds)
+    for row, way in zip(rows, found["ways"], strict=True):
+        spent = way.get("seconds an image", {})
+        assert row["way"].replace("`", "") == way["way"] and row["images/s"] == f"{way['images/s']:.1f}"
+        assert row["net at work"] == (f"{way['net busy']:.0%}" if spent else "")
+        assert [row[kind] for kind in kinds] == [f"{spent[kind]:.3f}" if kind in spent else "" for kind in kinds]
+
+
 def test_the_verdicts_are_those_of_the_result_files():
     import json
 

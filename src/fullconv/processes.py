@@ -210,6 +210,32 @@ def asked_for() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def place() -> tuple[int, int]:
+    """The number of this process among those of torchrun, and how many there are; (0, 1) without it. Nobody is met."""
+    size = asked_for()
+    return (int(os.environ["RANK"]), size) if size > 1 else (0, 1)
+
+
+def wait_for_all(work: str) -> None:
+    """Wait until every process of torchrun has come here, however long its work takes. torchrun ends all of them as
+    soon as one leaves with an error: who has one to tell waits here first. Without torchrun there is nobody.
+    """
+    rank, size = place()
+    if size == 1 or "MASTER_ADDR" not in os.environ:
+        return
+    import torch.distributed as dist
+
+    with contextlib.suppress(RuntimeError):  # nobody is there to be waited for
+        shared, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=TIMEOUT)))
+        store = dist.PrefixStore(f"fullconv/{work}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
+        store.add("there", 1)
+        while store.add("there", 0) < size:
+            time.sleep(0.1)
+        store.add("seen", 1)
+        while rank == 0 and store.add("seen", 0) < size:  # it may be the one that keeps the store
+            time.sleep(0.02)
+
+
 def join(timeout: float = TIMEOUT) -> Processes:
     """Meet the other processes of torchrun; `ALONE` without it.
 

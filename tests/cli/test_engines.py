@@ -35,7 +35,7 @@ def _torch_alone(monkeypatch):
     monkeypatch.setattr(choice, "installed", lambda: ["torch"])
 
 
-def opened(path, engine="auto", precision="fp32", images=100, first=lambda: IMAGE):
+def opened(path, engine="auto", precision="fp32", images=100, first=lambda predictor: IMAGE):
     said = []
     return engines.open_predictor(path, engine, precision, images, first, said.append), said
 
@@ -72,7 +72,7 @@ def test_another_net_in_the_same_place_is_tried_anew(model):
 
 
 def test_a_first_image_that_cannot_be_read_is_not_the_end(model):
-    def broken():
+    def broken(predictor):
         raise UsageError("x.jpg: empty file; replace it")
 
     found, _ = opened(model, first=broken)

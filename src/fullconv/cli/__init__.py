@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("fullconv: interrupted; a training run goes on with --resume", file=sys.stderr)
+        print("fullconv: interrupted; train goes on with --resume, predict with --skip-existing", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `fullconv ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -30,11 +30,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def open_predictor(
-    path: Path, engine: str, precision: str, images: int, first: Callable[[], Any], say: Callable[[str], Any]
-) -> Predictor:
+    path: Path, engine: str, precision: str, images: int, first: Callable[[Predictor], Any] | None,
+    say: Callable[[str], Any],
+) -> Predictor:  # fmt: skip
     """The predictor of a checkpoint with the engine that was asked for, or that is found to be the fastest.
 
-    images: how many are to be predicted. first: reads one of them. say: is told what was picked, and why.
+    images: how many are to be predicted. first: reads one of them as the net takes it. say: is told what was picked.
     """
     from fullconv.engines import choice
     from fullconv.engines.prepared import PRECISIONS, check
@@ -54,13 +55,13 @@ def open_predictor(
     if best is not None:
         say(f"engine {best} (tried before, {choice.place_of(path).name})")
         return load(path, best.precision, best.engine)
-    if images < WORTH_A_TRIAL:
+    if images < WORTH_A_TRIAL or first is None:
         chosen = "torch" if engine == "auto" else engine
         return load(path, "fp32" if precision == "auto" else precision, chosen)
     plain = load(path, engine="eager")
     assert isinstance(plain.net, FCN)
     try:
-        x = plain.to_input(first())
+        x = plain.to_input(first(plain))
     except UsageError:  # it will be named when its turn comes
         return Predictor(plain.net, plain.header, "fp32" if precision == "auto" else precision, "torch")
     say("trying the engines on the first image ...")

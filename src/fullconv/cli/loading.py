@@ -1,21 +1,87 @@
-"""The model that a verb is given: a checkpoint, or an exported file, for which no torch is imported."""
+"""The model that a verb is given, ready to predict: a checkpoint in the engine that is asked for, or an exported file,
+for which no torch is imported; and what goes around it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fullconv.cli.tiling import Large
+from fullconv.errors import UsageError, shown
+from fullconv.segmentation.large import Settings
 
 if TYPE_CHECKING:
+    from fullconv.cli.outputs import Outputs
     from fullconv.deployed import Exported
     from fullconv.inference import Predictor
+    from fullconv.many import Clock
+    from fullconv.segmentation.augmented import Model
+
+Say = Callable[[str], Any]
+Read = Callable[["Model"], Any]
 
 
-def load_model(path: Path, precision: str = "fp32") -> Predictor | Exported:
-    """What is in the file: told by its suffix before anything is imported."""
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for: the model, its engine and precision, for how many images; the passes whose mean is taken; what
+    is done with large images.
+    """
+
+    model: Path
+    engine: str = "auto"
+    precision: str = "fp32"
+    images: int = 1
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    large: Settings = Settings()
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the mean of several passes is taken."""
+        return self.flip or self.scales != (1.0,)
+
+
+class Ready(NamedTuple):
+    """A model that is ready; the clock to which it tells what its time goes for, where it does; who predicts large
+    images.
+    """
+
+    model: Model
+    clock: Clock | None
+    large: Large
+
+
+def load_model(asked: Asked, first: Read | None = None, say: Say = lambda line: None) -> Predictor | Exported:
+    """What is in the file: told by its suffix before anything is imported.
+
+    first: reads an image to try the engines with. say: is told which engine was picked.
+    """
     from fullconv.deployed import SUFFIXES, load_exported
 
-    if path.suffix in SUFFIXES:
-        return load_exported(path, precision)
-    from fullconv.inference import load
+    if asked.model.suffix in SUFFIXES:
+        if asked.engine != "auto":
+            raise UsageError(f"--engine {asked.engine}: {shown(asked.model)} brings its own; leave it out")
+        return load_exported(asked.model, "fp32" if asked.precision == "auto" else asked.precision)
+    from fullconv.cli.engines import open_predictor
 
-    return load(path, precision)
+    return open_predictor(asked.model, asked.engine, asked.precision, asked.images, first, say)
+
+
+def ready(asked: Asked, outputs: Outputs, first: Read | None = None, say: Say = lambda line: None) -> Ready:
+    """The model and what goes around it; `first` and `say` as for `load_model`."""
+    from fullconv.many import Clock
+
+    model = load_model(asked, first, say)
+    whole = next((flag for flag, used in (("--flip", asked.flip), ("--scales", asked.augmented),
+                                          ("--probability", outputs.probability), ("--entropy", outputs.entropy))
+                  if used), None)  # fmt: skip
+    large = Large(model, asked.large, outputs, whole, say)
+    if not asked.augmented:
+        return Ready(model, None, large)
+    from fullconv.segmentation.augmented import Augmented
+
+    clock = Clock()
+    return Ready(Augmented(model, asked.scales, asked.flip, clock), clock, large)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fullconv.cli import tiling
-from fullconv.errors import UsageError, shown
+from fullconv.cli.engines import add_engine
+from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from fullconv.segmentation import Segmentation
+    from rich.console import Console
 
-HELP = "segment images and folders of images"
+    from fullconv.cli.inputs import Input
+    from fullconv.cli.loading import Asked
+    from fullconv.cli.outputs import Outputs
+    from fullconv.cli.segmenting import Told
+    from fullconv.many import Pace
+
+    Seen = Callable[[Told, int], Any]
+
+HELP = "segment images, folders of images and videos"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
-
-
-@dataclass(frozen=True)
-class Input:
-    """One image to predict: the name of its output, where it is from, and how to read it."""
-
-    name: str
-    source: str
-    read: Callable[[], Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,19 +33,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=Path, metavar="MODEL", help="a checkpoint (RUN/model.safetensors), or what fullconv export wrote"
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="images, folders of images, or NAME:DIR of a published set"
-    )
+        "inputs", nargs="+", metavar="INPUT",
+        help="images, videos, folders of images, patterns ('photos/*.jpg'), @LIST (a file with one path a line, from "
+        "its folder), or NAME:DIR of a published set",
+    )  # fmt: skip
     parser.add_argument(
         "--split", metavar="NAME", help="of a published set: the split (default: its own for validation)"
     )
+    parser.add_argument("--recursive", action="store_true", help="also the subfolders of folders, kept below --out")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="of videos: every N-th frame (default: 1)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where <name>.png goes")
-    parser.add_argument("--overlay", action="store_true", help="also write <name>.overlay.jpg")
+    parser.add_argument(
+        "--overlay", action="store_true", help="also write <name>.overlay.jpg; of a video <name>.overlay.mp4"
+    )
+    parser.add_argument(
+        "--probability", action="store_true", help="also write <name>.probability.png: how sure the class is, 255 for 1"
+    )
+    parser.add_argument(
+        "--entropy", action="store_true", help="also write <name>.entropy.png: 0 for sure, 255 for all classes alike"
+    )
+    parser.add_argument("--flip", action="store_true", help="mean of the probabilities with those of the mirror image")
+    parser.add_argument(
+        "--scales", metavar="S,S,...", help="mean of the probabilities in several sizes, such as 0.75,1,1.25"
+    )
+    parser.add_argument("--skip-existing", action="store_true", help="leave out images whose pictures are all there")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="only part I of N of the images (under torchrun each process takes its own)"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="predict on a cluster with Ray: auto, HOST:PORT, or local for processes on this machine; MODEL, INPUT and "
+        "DIR lie on a disk that all machines share",
+    )  # fmt: skip
+    parser.add_argument("--ray-workers", type=int, metavar="N", help="how many (default: one for each CPU)")
     parser.add_argument(
         "--submission", metavar="comp5|comp6", help="of VOC: also write DIR/submission.zip for its server"
     )
-    parser.add_argument(
-        "--precision", default="fp32", metavar="fp32|bf16", help="arithmetic of the net (default: fp32)"
-    )
+    add_engine(parser)
     tiling.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON on standard output")
 
@@ -55,82 +78,97 @@ def run(args: argparse.Namespace) -> int:
     """Predict every input; bad files are named at the end, the others are done."""
     from rich.console import Console
 
-    from fullconv.cli.loading import load_model
-    from fullconv.cli.show import Bar, print_json
+    from fullconv import processes
+    from fullconv.cli.outputs import Outputs
+    from fullconv.cli.segmenting import Told
+    from fullconv.cli.show import Bar
 
-    console, settings = Console(stderr=True, soft_wrap=True), tiling.settings_of(args)
-    predictor = load_model(args.model, args.precision)
+    console = Console(stderr=True, soft_wrap=True)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
-    inputs = of_dataset(args.inputs, args.split, args.submission) or [
-        Input(name, str(file), partial(Path, file)) for file, name in collect([Path(path) for path in args.inputs])
-    ]
+    asked = asked_of(args)
+    inputs, part = inputs_of(args)
+    outputs = Outputs(args.out, args.overlay, args.probability, args.entropy)
+    outputs.refuse_clashes(inputs)
     args.out.mkdir(parents=True, exist_ok=True)
-    written: list[dict[str, Any]] = []
-    failed = []
-    with Bar(console, "predicting", len(inputs)) as bar:
-        for number, given in enumerate(inputs, start=1):
-            try:
-                source, said = given.read(), None
-                if isinstance(source, Path):  # what is no file was read by its data set
-                    said = tiling.predict(
-                        predictor, source, args.out, given.name, settings, args.overlay, bar.line,
-                        partial(bar.update, number - 1),
-                    )  # fmt: skip
-                written.append(said or write(predictor(source), given, args.out, args.overlay))
-            except UsageError as problem:
-                failed.append(str(problem))
-            bar.update(number)
-    archive = None
-    if args.submission and not failed:
-        archive = submit(args, {entry["name"]: (entry["height"], entry["width"]) for entry in written})
-    if args.json:
-        print_json({"written": written, "failed": failed, **({"submission": str(archive)} if archive else {})})
+    told = Told()
+    if args.ray:
+        from fullconv.cli.cluster import segment_on_cluster as segment_all
     else:
-        console.print(f"{len(written)} of {len(inputs)} written to {args.out}", highlight=False)
-        if archive:
-            console.print(f"for the server of PASCAL VOC: {archive}", highlight=False)
-    if failed:
-        listed = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
-        raise UsageError(
-            listed if len(inputs) == 1 else f"{len(failed)} of {len(inputs)} images could not be read: {listed}"
+        segment_all = segment_here
+    with Bar(console, f"predicting{part}", len(inputs)) as bar:
+        asked = replace(asked, images=len(inputs))
+        pace = segment_all(
+            args, asked, inputs, outputs, told, bar.line, lambda told, number: bar.follow(told.done, number)
         )
+    archive = None
+    if args.submission and not told.failed:
+        archive = submit(args, {entry["name"]: (entry["height"], entry["width"]) for entry in told.written})
+    report(args, console, told, pace, archive)
+    processes.wait_for_all("predict")
+    if told.failed:
+        raise UsageError(failures(told))
     return 0
 
 
-def write(found: Segmentation, given: Input, out: Path, overlay: bool) -> dict[str, Any]:
-    """Write the pictures of one image, and what there is to say of them."""
-    from fullconv.data.images import write_label, write_overlay
+def asked_of(args: argparse.Namespace) -> Asked:
+    """The flags about the model and its passes."""
+    from fullconv.cli.loading import Asked
 
-    said: dict[str, Any] = {"name": given.name, "input": given.source}
-    for ending, part in (("", found), (".geometric", found.geometric)):
-        if part is None:
-            continue
-        mask = out / f"{given.name}{ending}.png"
-        write_label(mask, part.prediction, part.labels)
-        if overlay:
-            write_overlay(out / f"{given.name}{ending}.overlay.jpg", part.image, part.prediction, part.labels)
-        said[f"output{ending}"] = str(mask)
-    said["height"], said["width"] = found.prediction.shape
-    said["classes"] = sorted({found.labels.names[k] for k in set(found.prediction.ravel().tolist())})
-    return said
+    settings = tiling.settings_of(args)
+    return Asked(args.model, args.engine, args.precision, 1, scales_of(args.scales), args.flip, settings)
 
 
-def of_dataset(inputs: list[str], split: str | None, competition: str | None) -> list[Input]:
-    """The images of a published set, where that is the one input; else nothing."""
-    from fullconv.data.official import named
+def segment_here(
+    args: argparse.Namespace, asked: Asked, inputs: list[Input], outputs: Outputs, told: Told,
+    say: Callable[[str], Any], seen: Seen,
+) -> Pace:  # fmt: skip
+    """Predict in this process."""
+    from fullconv.cli.loading import ready
+    from fullconv.cli.segmenting import segment
 
-    official = named(inputs[0]) if len(inputs) == 1 else None
-    if official is None:
-        if split is not None or competition is not None:
-            flag = "--split" if split is not None else "--submission"
-            raise UsageError(f"{flag} belongs to a published set; give NAME:DIR as the one INPUT, or leave it out")
-        return []
-    if competition is not None and not official.about.name.startswith("voc"):
-        raise UsageError(f"--submission: {official.about.name} has no such server; leave it out")
-    data = official.open(split or official.about.val)
-    sources = zip(data.files.names, data.files.images, strict=True)
-    return [Input(name, str(files[0]), partial(data.image, number)) for number, (name, files) in enumerate(sources)]
+    first = next((given.read for given in inputs if given.video is None), None)
+    return segment(ready(asked, outputs, first, say), inputs, outputs, told, args.every, args.skip_existing, seen)
+
+
+def report(args: argparse.Namespace, console: Console, told: Told, pace: Pace, archive: Path | None) -> None:
+    """Say what was written, how fast, and what the time went for."""
+    from fullconv.cli.show import print_json
+
+    seconds = {what: round(spent, 6) for what, spent in sorted(told.seconds.items(), key=lambda item: -item[1])}
+    if args.json:
+        print_json(
+            {
+                "written": told.written,
+                "failed": told.failed,
+                "skipped": told.skipped,
+                **({"videos": told.videos} if told.videos else {}),
+                **({"submission": str(archive)} if archive else {}),
+                "images_per_second": round(pace.rate, 3),
+                "net_busy": round(pace.busy, 4),
+                "seconds": seconds,
+            }
+        )
+        return
+    there = f", {told.skipped} were there" if told.skipped else ""
+    console.print(f"{len(told.written)} of {told.done} written to {args.out}{there}", highlight=False)
+    if pace.images:
+        spent = ", ".join(f"{what} {number:.1f}" for what, number in seconds.items())
+        console.print(
+            f"{pace.rate:.3g} images/s; the net was at work {pace.busy:.0%} of the time; seconds: {spent}",
+            highlight=False,
+        )
+    if archive:
+        console.print(f"for the server of PASCAL VOC: {archive}", highlight=False)
+
+
+def failures(told: Told) -> str:
+    """One line for what could not be read."""
+    failed = told.failed
+    if told.done == 1:
+        return failed[0]
+    listed = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
+    return f"{len(failed)} of {told.done} images could not be read: {listed}"
 
 
 def submit(args: argparse.Namespace, sizes: dict[str, tuple[int, int]]) -> Path:
@@ -143,35 +181,29 @@ def submit(args: argparse.Namespace, sizes: dict[str, tuple[int, int]]) -> Path:
     return archive
 
 
-def collect(inputs: list[Path]) -> list[tuple[Path, str]]:
-    """The image files and the name each output takes: its stem, or with the suffix where two share a stem.
+def scales_of(text: str | None) -> tuple[float, ...]:
+    """The numbers of ``0.75,1,1.25``."""
+    try:
+        return (1.0,) if text is None else tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"--scales {text}: give numbers with commas between them, such as 0.75,1,1.25") from None
 
-    Raises `UsageError` for a path that is not there, a folder without images, or two files of one name.
-    """
-    from fullconv.data.layouts import IMAGE_SUFFIXES
 
-    files: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
-            if not inside:
-                raise UsageError(
-                    f"{shown(path)}: no images in this folder; give a folder of {', '.join(IMAGE_SUFFIXES)} files"
-                )
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            near = next(parent for parent in path.absolute().parents if parent.exists())
-            raise UsageError(
-                f"{shown(path)}: there is no such file or folder; the nearest that exists is {shown(near)}"
-            )
-    files = list(dict.fromkeys(files))
-    stems = [f.stem for f in files]
-    names = [f.stem if stems.count(f.stem) == 1 else f.name for f in files]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice is not None:
-        raise UsageError(
-            f"'{shown(twice)}': two inputs have this name and would take one output; predict their folders one by one"
-        )
-    return list(zip(files, names, strict=True))
+def inputs_of(args: argparse.Namespace) -> tuple[list[Input], str]:
+    """What this process predicts of what was given, and which part of it that is."""
+    from fullconv import processes
+    from fullconv.cli.inputs import gather, of_dataset, of_shard, shard_of
+
+    for flag, number in (("--every", args.every), ("--ray-workers", args.ray_workers)):
+        if number is not None and number < 1:
+            raise UsageError(f"{flag} {number}: give 1 or more")
+    rank, size = processes.place()
+    if size > 1 and (args.shard or args.ray):
+        raise UsageError("torchrun: it divides the images by itself; leave --shard and --ray out")
+    if args.shard and args.ray:
+        raise UsageError("--ray: it divides the images by itself; leave --shard out")
+    number, count = shard_of(args.shard) if args.shard else (rank + 1, size)
+    if count > 1 and args.submission:
+        raise UsageError("--submission: it needs all images; leave --shard and torchrun out")
+    inputs = of_dataset(args.inputs, args.split, args.submission) or gather(args.inputs, args.out, args.recursive)
+    return of_shard(inputs, number, count), f" (part {number} of {count})" if count > 1 else ""

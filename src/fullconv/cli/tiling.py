@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
+    from fullconv.cli.outputs import Outputs
+    from fullconv.deployed import Exported
     from fullconv.inference import Predictor
-    from fullconv.inference.large import Facts, Settings
+    from fullconv.inference.large import Facts
+    from fullconv.segmentation.large import Settings
 
 FORMATS = ("png", "tif")
 
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def settings_of(args: argparse.Namespace) -> Settings:
     """The flags as they are meant; refused in one line where they are not."""
     from fullconv.data.decoding import MAX_PIXELS
-    from fullconv.inference.large import Settings
+    from fullconv.segmentation.large import Settings
 
     tile: int | str = args.tile
     if tile not in ("auto", "none"):
@@ -53,35 +58,71 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if args.format not in (None, *FORMATS):
         raise UsageError(f"--format {args.format}: there is no such format; One of: {', '.join(FORMATS)}")
     most = None if args.memory is None else args.memory * 10**6
-    return Settings(
-        tile,
-        args.halo,
-        most,
-        args.max_pixels or MAX_PIXELS,
-        args.format,
-    )
+    return Settings(tile, args.halo, most, args.max_pixels or MAX_PIXELS, args.format)
 
 
-def predict(
-    predictor: Predictor, path: Path, out: Path, name: str, settings: Settings, overlay: bool,
-    line: Callable[[str], Any], note: Callable[[str], Any],
-) -> dict[str, Any] | None:  # fmt: skip
-    """Predict one file and say what was written; None for one that goes the ordinary way.
+@dataclass(frozen=True)
+class Large:
+    """Who predicts files that do not go through the net as a whole.
 
-    line: prints a line; note: shows how far it has come.
+    model: a checkpoint's or an exported one. whole: the flag, if any, for which an image must go as a whole. say: is
+    told the plan of each, and what there is to say of it afterwards.
     """
-    from fullconv.inference.large import described, is_ordinary, predict_file
 
-    if is_ordinary(predictor, path, settings):
-        return None
-    facts = predict_file(
-        predictor, path, out, name, settings, overlay,
-        planned=lambda plan: line(f"{shown(path)}, {plan.height}x{plan.width}: {plan}"),
-        progress=lambda done, rows: note(f"{done / rows:.0%} of {shown(name)}"),
-    )  # fmt: skip
-    for words in remarks(facts):
-        line(f"{shown(path)}: {words}")
-    return {"name": name, "input": str(path), **described(facts)}
+    model: Predictor | Exported
+    settings: Settings
+    outputs: Outputs
+    whole: str | None
+    say: Callable[[str], Any]
+
+    def takes(self, path: Path) -> bool:
+        """Whether a file is for here. Raises `UsageError` where it is, and cannot be."""
+        from fullconv.data.windows import outline
+        from fullconv.deployed import Exported
+        from fullconv.segmentation.large import WHOLE, Settings
+
+        if isinstance(self.model, Exported):  # without torch, as long as that will do
+            found = outline(path, self.model.header.input.bands, self.settings.max_pixels)
+            small = found.height * found.width <= WHOLE and found.place is None
+            if self.settings == Settings(max_pixels=self.settings.max_pixels) and small:
+                return False
+        from fullconv.inference.large import is_ordinary
+
+        if is_ordinary(cast("Predictor", self.model), path, self.settings):
+            return False
+        if self.whole is not None:
+            raise UsageError(
+                f"{shown(path)}: it is not predicted as a whole, and {self.whole} needs that; leave {self.whole} out, "
+                "or give --tile none where the memory is there"
+            )
+        return True
+
+    def predict(self, path: Path, name: str) -> dict[str, Any]:
+        """Predict one file, and what was written."""
+        from fullconv.inference.large import described, predict_file
+
+        facts = predict_file(
+            cast("Predictor", self.model), path, self.outputs.folder, name, self.settings, self.outputs.overlay,
+            planned=lambda plan: self.say(f"{shown(path)}, {plan.height}x{plan.width}: {plan}"),
+            progress=Steps(name, self.say),
+        )  # fmt: skip
+        for words in remarks(facts):
+            self.say(f"{shown(path)}: {words}")
+        return {"name": name, "input": str(path), **described(facts)}
+
+
+class Steps:
+    """Says every tenth of a long way, at most once in some seconds."""
+
+    def __init__(self, name: str, say: Callable[[str], Any], every: float = 5.0) -> None:
+        self.name, self.say, self.every = name, say, every
+        self.said = time.monotonic()
+
+    def __call__(self, done: int, rows: int) -> None:
+        """So many of the rows are done."""
+        if time.monotonic() - self.said >= self.every:
+            self.said = time.monotonic()
+            self.say(f"{shown(self.name)}: {done / rows:.0%}")
 
 
 def remarks(facts: Facts) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from fullconv.data.formats import HEAD_BYTES, sniff
 from fullconv.errors import UsageError, shown
+from fullconv.quiet import without_warnings
 
 MAX_PIXELS = 178_000_000
 """The largest image that is decoded unless told otherwise: 178 megapixels, 534 MB of RGB."""
@@ -96,7 +95,7 @@ def one_line(name: str, kind: str = "image") -> Iterator[None]:
     DecompressionBombError and others, so nothing is listed here: a decoder that fails, fails on its file.
     """
     try:
-        with _without_warnings():
+        with without_warnings():
             yield
     except UsageError:
         raise
@@ -117,29 +116,3 @@ def one_line(name: str, kind: str = "image") -> Iterator[None]:
 _OF_BANDS = (
     "and this is the place for a photograph; train on a folder of such images (pip install 'fullconv[geo]' reads them)"
 )
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_filters: warnings.catch_warnings[None] | None = None
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """No warnings of Pillow on metadata and sizes, which are judged here.
-
-    Filters of warnings belong to the whole process: the first thread to enter saves them and the last one to leave
-    restores them.
-    """
-    global _quiet_depth, _quiet_filters
-    with _quiet_lock:
-        _quiet_depth += 1
-        if _quiet_depth == 1:
-            _quiet_filters = warnings.catch_warnings(action="ignore")
-            _quiet_filters.__enter__()
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0 and _quiet_filters is not None:
-                _quiet_filters.__exit__(None, None, None)

@@ -135,6 +135,22 @@ def write_overlay(
     _write(Path(path), Image.fromarray(overlay(image, prediction, labels, alpha)), format="JPEG", quality=90)
 
 
+def write_gray(path: str | Path, values: NDArray[np.floating]) -> None:
+    """Write (H, W) numbers from 0 to 1 as 8-bit gray PNG, 255 for 1. Raises `RunError` when it cannot be written."""
+    _write(Path(path), Image.fromarray(np.rint(values * 255).astype(np.uint8)), format="PNG")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG or JPEG is there to its last bytes."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-12, os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return False
+    return end[4:8] == b"IEND" or end.endswith(b"\xff\xd9")
+
+
 def overlay(
     image: NDArray[np.uint8], prediction: NDArray[np.integer], labels: LabelSpace, alpha: float = 0.5
 ) -> NDArray[np.uint8]:

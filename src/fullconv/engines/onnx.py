@@ -7,7 +7,6 @@ refused, since their names may lead anywhere.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from fullconv.config import Size
 from fullconv.engines.card import COARSE, IMAGE, KEY, Card
 from fullconv.errors import RunError, UsageError, shown
+from fullconv.quiet import without_warnings
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -49,8 +49,7 @@ def to_onnx(net: FCN, size: Size | None, coarse: bool = False) -> ModelProto:
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # what torch and onnxscript tell their own developers
+        with without_warnings(), torch.no_grad():
             made = torch.onnx.export(
                 outputs, (x,), dynamo=True, dynamic_shapes=dynamic, input_names=[IMAGE], output_names=outputs.names,
                 verbose=False,
@@ -220,8 +219,7 @@ def present(*names: str) -> Any:
     from importlib import import_module
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with without_warnings():
             return [import_module(name) for name in names][0]  # noqa: RUF015 - all of them
     except ImportError as problem:
         raise UsageError(f"{problem.name or names[0]}: it is not installed; pip install 'fullconv[onnx]'") from None

@@ -23,6 +23,7 @@ from fullconv.inference import Predictor
 from fullconv.inference.planning import Plan, plan
 from fullconv.inference.strips import labels_by_strip
 from fullconv.inference.tiles import Labels, Rows, Tile, blended_labels, labels_by_tile, scores_by_tile
+from fullconv.segmentation.large import Settings
 
 OVERLAY = 16_000_000
 """Pixels of an overlay at most: that of a larger image is made at a reduced size, to be looked at."""
@@ -35,19 +36,6 @@ CORNER = 64
 
 COMPARED = 2
 """Tiles at whose corners that is done."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may say. tile: ``auto``, ``none`` or a side. memory: bytes of the process at most. format: ``png`` or
-    ``tif`` (default: ``tif`` for an image that has a place on the earth).
-    """
-
-    tile: int | str = "auto"
-    halo: int | None = None
-    memory: int | None = None
-    max_pixels: int = MAX_PIXELS
-    format: str | None = None
 
 
 @dataclass

@@ -19,6 +19,7 @@ from fullconv.models import FCN
 from fullconv.models.cost import cost
 from fullconv.models.reach import reach as reach_of
 from fullconv.models.strips import layers_of
+from fullconv.segmentation.large import WHOLE
 
 if TYPE_CHECKING:
     from fullconv.inference import Predictor
@@ -37,9 +38,6 @@ STRIP = 300_000
 
 TILE = 1024
 """The side of a tile for a net whose memory is not known."""
-
-MODERATE = 4_000_000
-"""Pixels that such a net takes as a whole."""
 
 BLENDED = 512, 128
 """For a net that sees without bounds: the side of a tile, and the overlap."""
@@ -117,7 +115,7 @@ def plan(
     if auto and whole.bytes is not None and whole.bytes + height * bytes_of_row <= room:
         return whole
     far = reach(predictor)
-    if auto and whole.bytes is None and far is not None and height * width <= MODERATE:
+    if auto and whole.bytes is None and far is not None and height * width <= WHOLE:
         return whole
     if auto and isinstance(predictor.net, FCN) and far is not None and is_run_by_strips(predictor.net):
         try:

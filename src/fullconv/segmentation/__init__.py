@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fullconv.data import images
 from fullconv.labels import LabelSpace
+from fullconv.segmentation import confidence
 from fullconv.segmentation.coarse import CoarseScores
 
 
@@ -37,6 +38,16 @@ class Segmentation:
     def prediction(self) -> NDArray[np.uint8]:
         """(H, W) uint8: the class of the highest score at each pixel."""
         return self.scores.prediction()
+
+    @cached_property
+    def probability(self) -> NDArray[np.float32]:
+        """(H, W) float32: the probability of the predicted class at each pixel."""
+        return confidence.probability(self.scores)
+
+    @cached_property
+    def entropy(self) -> NDArray[np.float32]:
+        """(H, W) float32, 0 to 1: the entropy of the probabilities at each pixel, over that of K equal ones."""
+        return confidence.entropy(self.scores)
 
     def overlay(self, alpha: float = 0.5) -> NDArray[np.uint8]:
         """(H, W, 3) uint8: the image with the classes' colours laid over it; class ``background`` stays clear."""
