@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -189,6 +190,13 @@ def said_by_workers(ray: ModuleType, task: Task, workers: int | None) -> Iterato
         ) from None
 
 
+def knock(address: str) -> None:
+    """Raise `OSError` where nobody listens at ``HOST:PORT``: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 @contextlib.contextmanager
 def without_remarks() -> Iterator[None]:
     """While Ray starts: its parts in C++ write to standard error what they are set to."""
@@ -220,9 +228,10 @@ def connected(address: str, workers: int | None) -> Iterator[ModuleType]:
         else:
             del silent["include_dashboard"]
             try:
+                knock(address)
                 with without_remarks():
                     ray.init(address=address, **silent)
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as problem:
+            except (OSError, RuntimeError, ValueError) as problem:
                 reason = shown(str(problem).strip().splitlines()[0])
                 raise UsageError(f"--ray {address}: no cluster answers ({reason}); start one with ray start --head, "
                                  "or give local") from None  # fmt: skip
