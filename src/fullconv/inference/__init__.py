@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -140,4 +141,16 @@ def load(path: str | Path, precision: str = "fp32") -> Predictor:
     except RuntimeError as problem:
         reason = str(problem).strip().splitlines()[-1].strip()
         raise UsageError(f"{path}: its tensors do not fit its header ({reason}); take another copy") from None
-    return Predictor(net.to(memory_format=torch.channels_last).eval(), header, precision)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    let_go_of(tensors, net)
+    return Predictor(net.eval(), header, precision)
+
+
+def let_go_of(tensors: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Give the net memory of its own: as long as one of its tensors lies in the file as it was mapped, the whole file
+    stays in memory beside what was copied of it (540 MB of VGG16's).
+    """
+    mapped = {tensor.data_ptr() for tensor in tensors.values()}
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.data_ptr() in mapped:
+            tensor.data = tensor.data.clone(memory_format=torch.preserve_format)

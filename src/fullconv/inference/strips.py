@@ -138,13 +138,8 @@ def memory_of_strip(net: FCN, rows: int, width: int, columns: int = 1) -> int:
     )  # that a library lays out anew
     normed = any(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
     folded = sum(p.nbytes for p in net.parameters() if p.ndim == 4) if normed else 0  # copies with their norms
-    return (
-        columns * (held_by_strips(net, rows, width) + folded)
-        + 2 * working
-        + min(3 * working, PIECE)
-        + weights
-        + (32 << 20)
-    )
+    held = columns * (held_by_strips(net, rows, width) + folded)
+    return held + 2 * working + min(3 * working, PIECE) + weights + (32 << 20)
 
 
 def held_by_strips(net: FCN, rows: int, width: int) -> int:
