@@ -9,7 +9,8 @@ from test_fcn import small, strides
 from fullconv.config import ModelConfig
 from fullconv.geometry import GeometryError, Window
 from fullconv.models import build
-from fullconv.models.strips import Look, by_strips, convolve, layers_of
+from fullconv.models.rows import Look, convolve, layers_of
+from fullconv.models.strips import by_strips
 
 FAST = ("vgg11", "alexnet")
 NETS = [

@@ -28,6 +28,9 @@ LEVEL = 4
 CHUNK = 1 << 20
 """Compressed bytes of one IDAT chunk, about."""
 
+AT_A_TIME = 1 << 22
+"""Pixels that are compressed at a time."""
+
 
 class RowWriter(Protocol):
     """A file that takes rows of labels in their order; a context manager, at whose end the file is there."""
@@ -129,13 +132,15 @@ class PngRows(_Rows):
             self._chunk(b"PLTE", bytes(self.labels.flat_palette()))
 
     def _write(self, labels: NDArray[Any]) -> None:
-        wide = labels.astype(self.kind.newbyteorder(">"))
-        lines = np.zeros((len(wide), 1 + self.kind.itemsize * self.width), np.uint8)  # filter: none
-        lines[:, 1:] = wide.view(np.uint8).reshape(len(wide), -1)
-        self.packed += self.packer.compress(lines.tobytes())
-        if len(self.packed) >= CHUNK:
-            self._chunk(b"IDAT", self.packed)
-            self.packed = bytearray()
+        step = max(1, AT_A_TIME // self.width)
+        for top in range(0, len(labels), step):
+            wide = labels[top : top + step].astype(self.kind.newbyteorder(">"))
+            lines = np.zeros((len(wide), 1 + self.kind.itemsize * self.width), np.uint8)  # filter: none
+            lines[:, 1:] = wide.view(np.uint8).reshape(len(wide), -1)
+            self.packed += self.packer.compress(lines.tobytes())
+            if len(self.packed) >= CHUNK:
+                self._chunk(b"IDAT", self.packed)
+                self.packed = bytearray()
 
     def _end(self) -> None:
         if self.file is not None:

@@ -150,4 +150,15 @@ def load(path: str | Path, precision: str = "fp32", engine: str = "torch") -> Pr
         reason = str(problem).strip().splitlines()[-1].strip()
         raise UsageError(f"{path}: its tensors do not fit its header ({reason}); take another copy") from None
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    let_go_of(tensors, net)
     return Predictor(net.eval(), header, precision, engine)
+
+
+def let_go_of(tensors: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Give the net memory of its own: as long as one of its tensors lies in the file as it was mapped, the whole file
+    stays in memory beside what was copied of it (540 MB of VGG16's).
+    """
+    mapped = {tensor.data_ptr() for tensor in tensors.values()}
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.data_ptr() in mapped:
+            tensor.data = tensor.data.clone(memory_format=torch.preserve_format)

@@ -164,7 +164,8 @@ def _write(
             rows = len(found["semantic"])
             for task, writer in writers.items():
                 writer.write(found[task])
-            present[np.unique(found["semantic"])] = True
+            for row in found["semantic"]:
+                present |= np.bincount(row, minlength=len(present)) > 0
             if overlay:
                 first = -done % step
                 for task in spaces:

@@ -18,7 +18,7 @@ from fullconv.inference.tiles import Tile, along, cut, memory_of_blending, share
 from fullconv.models import FCN
 from fullconv.models.cost import cost
 from fullconv.models.reach import reach as reach_of
-from fullconv.models.strips import layers_of
+from fullconv.models.rows import layers_of
 from fullconv.segmentation.large import WHOLE
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from fullconv import memory
 from fullconv.data import Image
@@ -20,7 +21,8 @@ from fullconv.inference.tiles import Labels, Rows
 from fullconv.models import FCN
 from fullconv.models.cost import FLOAT, cost, feature_sizes
 from fullconv.models.input import to_input
-from fullconv.models.strips import WIDE, Look, by_strips
+from fullconv.models.rows import WIDE, Look
+from fullconv.models.strips import by_strips
 from fullconv.segmentation import CoarseScores
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def labels_by_strip(
             for found, (begin, end, first, _) in zip(side_by_side, columns, strict=True)
         ]
         yield {task: np.concatenate([part[task] for part in parts], 1) for task in parts[0]}
-        if limit is not None and memory.resident() > start + limit // 2:
+        if limit is not None and memory.resident() > start + limit * 4 // 5:
             memory.give_back()
 
 
@@ -134,7 +136,10 @@ def memory_of_strip(net: FCN, rows: int, width: int, columns: int = 1) -> int:
     weights = max(
         (p.nbytes for p in net.parameters() if p.ndim == 4 and prod(p.shape[2:]) < WIDE), default=0
     )  # that a library lays out anew
-    return columns * held_by_strips(net, rows, width) + 2 * working + min(3 * working, PIECE) + weights + (32 << 20)
+    normed = any(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
+    folded = sum(p.nbytes for p in net.parameters() if p.ndim == 4) if normed else 0  # copies with their norms
+    held = columns * (held_by_strips(net, rows, width) + folded)
+    return held + 2 * working + min(3 * working, PIECE) + weights + (32 << 20)
 
 
 def held_by_strips(net: FCN, rows: int, width: int) -> int:

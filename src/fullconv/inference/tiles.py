@@ -186,7 +186,7 @@ def blended_labels(image: Rows, tile: tuple[int, int], overlap: int, scores: Sco
                     sums[task] = np.pad(sums[task], ((0, 0), (0, missing), (0, 0)))
                 sums[task][:, :, left:right] += logits * (down[number][:, None] * weights)
         done = (downs[number + 1][2] if number + 1 < len(downs) else bottom) - top
-        yield {task: scores[:, :done].argmax(0) for task, scores in sums.items()}
+        yield {task: CoarseScores.of_logits(scores[:, :done]).prediction() for task, scores in sums.items()}
         sums = {task: scores[:, done:].copy() for task, scores in sums.items()}
 
 
