@@ -117,6 +117,17 @@ def test_mean_iu_and_integers(digits_folder, tmp_path, capsys):
     )  # fmt: skip
     assert code == 0, err
     assert "mean IU" in out and "on 1 images of 40x52" in out
+    said = {}
+    for name in ("m.safetensors", "m.onnx"):
+        code, out, err = call(capsys, "evaluate", tmp_path / name, digits_folder, "--json")
+        assert code == 0, err
+        said[name] = json.loads(out)["mean_iu"]
+    assert said["m.safetensors"] == pytest.approx(said["m.onnx"], abs=1e-3)
+    code, _, err = call(
+        capsys, "export", tmp_path / "m.safetensors", "--out", tmp_path / "n.onnx", "--size", "40x50",
+        "--data", digits_folder,
+    )  # fmt: skip
+    assert code == 2 and "--size 40x50: an image of" in err and "is 40x52; export with --size dynamic" in err
     # A net that was not trained does not keep its labels in 8 bits; that it is refused shows that the gate is there.
     code, out, err = call(
         capsys, "export", tmp_path / "m.safetensors", "--out", tmp_path / "q.onnx", "--size", "40x52",

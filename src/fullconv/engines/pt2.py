@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,9 @@ PLAIN = (
 def to_pt2(net: FCN, size: Size | None, card: Card) -> bytes:
     """The net as a .pt2 file, with what it says of itself in the extra file ``fullconv``."""
     made = program(net, size)
+    # The tracer takes a map of one cell for another kind of map, and the program refuses images that come down to it.
+    least = max((int(bound.lower) for bound in made.range_constraints.values()), default=1)
+    card = replace(card, least=1 if size is not None else least)
     made._example_inputs = None  # the one part that would be pickled
     for part in made.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
