@@ -26,7 +26,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "torchvision", "nncf"):
-            raise ImportError(f"{name} is not installed here")
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 
 sys.meta_path.insert(0, Absent())
 from fullconv.cli import main
@@ -79,7 +79,8 @@ def test_an_exported_file_predicts_without_torch(place, capsys, name):
 
 def test_that_torch_is_absent_is_so(place):
     alone = without_torch("predict", place / "model.safetensors", place / "photo.png", "--out", place / "none")
-    assert alone.returncode and "torch is not installed here" in alone.stderr
+    assert alone.returncode == 2 and "a checkpoint needs torch, which is not installed" in alone.stderr
+    assert alone.stderr.count("\n") == 1
 
 
 def test_what_is_printed_is_plain(place, digits_folder, capsys):
