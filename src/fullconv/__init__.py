@@ -31,6 +31,7 @@ _HOME = {
     "Scores": "metrics",
     "fit": "training",
     "evaluate": "evaluation",
+    "compile": "engines.prepared",
     "load": "inference",
     "Predictor": "inference",
     "Segmentation": "segmentation",
@@ -40,6 +41,7 @@ _HOME = {
 if TYPE_CHECKING:
     from fullconv.config import InputConvention, ModelConfig, TrainConfig
     from fullconv.data import Sample, open_dataset
+    from fullconv.engines.prepared import compile
     from fullconv.errors import FullconvError
     from fullconv.evaluation import evaluate
     from fullconv.geometry import AxisMap, Window
@@ -67,6 +69,6 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "FCN", "AxisMap", "FullconvError", "InputConvention", "LabelSpace", "ModelConfig", "Predictor", "Sample", "Scores",
-    "Segmentation", "TrainConfig", "Window", "build", "confusion_matrix", "convolutionalize", "evaluate", "fit", "load",
-    "open_dataset", "rarefy", "scores", "shift_and_stitch", "walk",
+    "Segmentation", "TrainConfig", "Window", "build", "compile", "confusion_matrix", "convolutionalize", "evaluate",
+    "fit", "load", "open_dataset", "rarefy", "scores", "shift_and_stitch", "walk",
 ]  # fmt: skip

@@ -162,3 +162,14 @@ def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
         f"upsampling by {factor}: neither {2 * factor} nor {2 * factor - 1} taps bring "
         f"{coarse} onto {target}; change a padding"
     )
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The scores of a pixel are computed from at most `before` pixels before it, itself, and `after` pixels after it,
+    on each axis. An image that is shifted by a multiple of `period` pixels has its scores shifted with it, exactly.
+    """
+
+    before: int
+    after: int
+    period: int

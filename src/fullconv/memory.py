@@ -5,6 +5,7 @@ All sizes are in bytes, asked from the system at every call.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import sys
@@ -55,6 +56,16 @@ def available() -> int:
         if soft != resource.RLIM_INFINITY:
             rooms.append(soft - int(psutil.Process().memory_info().vms))
     return max(0, min(rooms))
+
+
+def give_back() -> None:
+    """Give memory that is free in this process back to the system, where its C library keeps such (glibc); that of
+    large tensors otherwise stays, in pieces.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def readable(size: float) -> str:

@@ -11,7 +11,7 @@ def machine() -> dict[str, Any]:
     """What the times were measured on: processor, cores, threads, versions."""
     import torch
 
-    from fullconv.training.environment import processor
+    from fullconv.machine import processor
 
     return {
         "cpu": processor(),

@@ -2,21 +2,23 @@
 
 dense: what scores at a finer stride cost, by shift-and-stitch, by the rarefied net, and by upsampling (section 3.2 of
 the paper). loader: images a second that are read and augmented, beside what a training step takes. confusion: the
-confusion matrix beside that of torchmetrics. train: a training step beside the plain form of it.
+confusion matrix beside that of torchmetrics. train: a training step beside the plain form of it. predict: our engines
+beside the plain net, the plain net in other engines, and other nets, where they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "measure side by side on this machine: a training step, the loader, dense scores, the confusion matrix"
-EXAMPLE = "fullconv bench dense --image 256 --stride 8"
-STUDIES = ("dense", "loader", "confusion", "train")
+HELP = "measure side by side on this machine: prediction, a training step, the loader, dense scores ..."
+EXAMPLE = "fullconv bench predict --backbone vgg16 --sizes 500x500,375x500"
+STUDIES = ("dense", "loader", "confusion", "train", "predict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=int, default=8, metavar="N", help="of dense: of the scores, 1, 2, 4, 8 or 16 (default: 8)"
     )
-    parser.add_argument("--backbone", default="vgg16", metavar="NAME", help="of train (default: vgg16)")
-    parser.add_argument("--width", type=float, default=1.0, metavar="X", help="of train: of its channels (default: 1)")
-    parser.add_argument("--padding", default="paper", metavar="paper|tight", help="of train (default: paper)")
+    parser.add_argument("--backbone", default="vgg16", metavar="NAME", help="of train and predict (default: vgg16)")
+    parser.add_argument(
+        "--width", type=float, default=1.0, metavar="X", help="of train and predict: of its channels (default: 1)"
+    )
+    parser.add_argument(
+        "--padding", default="paper", metavar="paper|tight", help="of train and predict (default: paper)"
+    )
+    parser.add_argument("--model", type=Path, metavar="FILE", help="of predict: a trained net in place of a random one")
+    parser.add_argument(
+        "--sizes", default="500x500", metavar="HxW,...", help="of predict: of the images (default: 500x500)"
+    )
+    parser.add_argument(
+        "--threads", metavar="N,...", help="of predict: numbers of threads (default: as many as torch takes)"
+    )
+    parser.add_argument("--compile", action="store_true", help="of predict: torch's compiler too, half a minute a size")
+    parser.add_argument("--ours", action="store_true", help="of predict: without other engines and nets")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="of predict: also a picture, FILE.png")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
 
@@ -52,17 +68,22 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"bench {args.study} takes no data; leave out '{args.data}'")
     console = Console(stderr=bool(args.json), soft_wrap=True)
     console.print(f"measuring {args.rounds} rounds of each way ...")
-    found = {**_measured(args), "machine": machine()}
+    found = {**_measured(args, console), "machine": machine()}
     if args.json:
         print_json(found)
-    {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion, "train": _show_train}[args.study](
-        console, found
-    )
+    {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion, "train": _show_train,
+     "predict": _show_predict}[args.study](console, found)  # fmt: skip
+    if args.plot is not None and args.study == "predict":
+        from fullconv.bench.predict import write_plot
+
+        write_plot(found, args.plot)
     console.print(f"\nmedians on {found['machine']['cpu']}, {found['machine']['threads']} threads", highlight=False)
     return 0
 
 
-def _measured(args: argparse.Namespace) -> dict[str, Any]:
+def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if args.study == "predict":
+        return _predict(args, console)
     if args.study == "loader":
         from fullconv.bench import loader
 
@@ -78,6 +99,54 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
     from fullconv.bench import dense
 
     return dense.measure(args.image, args.stride, rounds=args.rounds)
+
+
+def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    import torch
+
+    from fullconv.bench import predict
+    from fullconv.inference import load
+    from fullconv.models import FCN
+
+    model = load(args.model, engine="eager").net if args.model is not None else None
+    assert model is None or isinstance(model, FCN)
+    threads = _numbers(args.threads, "--threads", "1,2") if args.threads else [torch.get_num_threads()]
+    sizes = [_size(part) for part in args.sizes.split(",")]
+    return predict.measure(
+        args.backbone, args.width, args.padding, sizes, threads, args.rounds, model, args.compile, not args.ours,
+        lambda line: console.print(line, highlight=False),
+    )  # fmt: skip
+
+
+def _numbers(text: str, flag: str, example: str) -> list[int]:
+    from fullconv.errors import UsageError
+
+    if not all(part.isdecimal() and int(part) for part in text.split(",")):
+        raise UsageError(f"{flag} is '{text}'; give whole numbers from 1 on, such as {example}")
+    return [int(part) for part in text.split(",")]
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = (*_numbers(text.replace("x", ","), "--sizes", "500x500,375x500"), 0)[:2]
+    return height, width or height
+
+
+def _show_predict(console: Console, found: dict[str, Any]) -> None:
+    console.print(f"\n{found['net']}, {found['weights']} weights", highlight=False)
+    for run in found["runs"]:
+        limit = ", ".join(f"{rate:,.0f} GFLOP/s {name}" for name, rate in run["limit GFLOP/s"].items())
+        console.print(
+            f"\n{'x'.join(map(str, run['size']))}, {run['threads']} threads; {run['GFLOP']} GFLOP; the machine "
+            f"multiplies at {limit} at best",
+            highlight=False,
+        )
+        rows = [
+            (row["way"], f"{row['seconds']:.3f}", f"{row['times as fast']:.2f}",
+             *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %", f"{100 * row['labels']:.2f} %")
+               if "labels" in row else ("-", "-", "-")))
+            for row in run["ways"]
+        ]  # fmt: skip
+        _table(console, ("way", "seconds", "times as fast", "GFLOP/s", "of the limit", "labels as plain"), rows)
 
 
 def _show_dense(console: Console, found: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fullconv.cli import tiling
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16", help="arithmetic of the net (default: fp32)"
     )
+    tiling.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON on standard output")
 
 
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from fullconv.cli.loading import load_model
     from fullconv.cli.show import Bar, print_json
 
-    console = Console(stderr=True, soft_wrap=True)
+    console, settings = Console(stderr=True, soft_wrap=True), tiling.settings_of(args)
     predictor = load_model(args.model, args.precision)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
@@ -69,7 +71,13 @@ def run(args: argparse.Namespace) -> int:
     with Bar(console, "predicting", len(inputs)) as bar:
         for number, given in enumerate(inputs, start=1):
             try:
-                written.append(write(predictor(given.read()), given, args.out, args.overlay))
+                source, said = given.read(), None
+                if isinstance(source, Path):  # what is no file was read by its data set
+                    said = tiling.predict(
+                        predictor, source, args.out, given.name, settings, args.overlay, bar.line,
+                        partial(bar.update, number - 1),
+                    )  # fmt: skip
+                written.append(said or write(predictor(source), given, args.out, args.overlay))
             except UsageError as problem:
                 failed.append(str(problem))
             bar.update(number)

@@ -28,6 +28,9 @@ from fullconv.labels import LabelSpace
 
 _EXACT = ("PNG", "BMP", "TIFF", "GIF")  # the formats that keep label values as they were
 
+BAND = 1 << 22
+"""Pixels that are converted at a time."""
+
 _ORIENTATION = 0x0112  # the EXIF tag; its eight values say how the stored rows and columns are to be shown
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
@@ -60,7 +63,10 @@ def decode_image(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> N
     with one_line(name):
         file = open_image(stream, name, max_pixels, IMAGE_FORMATS)
         file.load()
-        return _upright(_rgb(file, name), file)
+        turn = _turn(file)
+        pixels = _rgb_by_bands(file, name)
+        file.close()  # the decoder's copy of a large photo goes before the turned one comes
+        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 @dataclass(frozen=True)
@@ -159,9 +165,22 @@ def overlay(
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-def _rgb(file: ImageFile, name: str) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 from every mode that Pillow gives for the formats that are read."""
-    sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PPM", "PNG"))
+def _rgb_by_bands(file: ImageFile, name: str) -> NDArray[np.uint8]:
+    """`_rgb`, of a large image in bands of rows: Pillow holds 4 bytes of each pixel, and copies on the way."""
+    width, height = file.size
+    if width * height <= BAND:
+        return _rgb(file, file.format, name)
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        pixels[top:bottom] = _rgb(file.crop((0, top, width, bottom)), file.format, name)
+    return pixels
+
+
+def _rgb(file: Image.Image, kind: str | None, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 from every mode that Pillow gives for the formats that are read, of which `kind` is one."""
+    sixteen = file.mode.startswith("I;16") or (file.mode == "I" and kind in ("PPM", "PNG"))
     if sixteen:
         wide = np.asarray(file).astype(np.uint32)
         gray = ((wide + 128) // 257).astype(np.uint8)  # Pillow's own conversion clips at 255 instead
@@ -177,19 +196,18 @@ def _rgb(file: ImageFile, name: str) -> NDArray[np.uint8]:
         front = file.convert("RGBA")
         back = Image.new("RGBA", front.size, (255, 255, 255, 255))  # white: what a page shows behind a cut-out
         return np.array(Image.alpha_composite(back, front).convert("RGB"))
-    kind = {"F": "floating-point numbers", "I": "32-bit integers"}.get(file.mode, f"the colour model {file.mode}")
+    what = {"F": "floating-point numbers", "I": "32-bit integers"}.get(file.mode, f"the colour model {file.mode}")
     raise UsageError(
-        f"{name}: {kind} in place of 8- or 16-bit colours; save it as an 8-bit image with the range that you want"
+        f"{name}: {what} in place of 8- or 16-bit colours; save it as an 8-bit image with the range that you want"
     )
 
 
-def _upright(array: NDArray[np.uint8], file: ImageFile) -> NDArray[np.uint8]:
+def _turn(file: ImageFile) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """What brings the stored rows and columns upright, if anything has to."""
     try:
-        orientation = file.getexif().get(_ORIENTATION, 1)
-        turn = _UPRIGHT.get(orientation)
+        return _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF says nothing about the orientation, and the pixels are whole
-        turn = None
-    return array if turn is None else np.ascontiguousarray(turn(array))
+        return None
 
 
 def _label_values(file: ImageFile, packing: str, name: str) -> NDArray[np.integer]:

@@ -26,6 +26,7 @@ from fullconv.export.gate import Agreement, compare, odd_sizes, photographs, to_
 from fullconv.inference import Predictor
 from fullconv.models.fcn import FCN
 from fullconv.models.reach import reach
+from fullconv.models.ringless import without_ring
 from fullconv.segmentation.input import to_input
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def export(
     refuse(path, bool(calibration))
     measure = measure and cache(measure)  # that of the net is the same at every try
     net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
+    if size is not None:
+        net = without_ring(net.eval(), *size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         made = Path(folder) / path.name

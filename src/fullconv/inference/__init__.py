@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullconv import weights
+from fullconv import memory, weights
 from fullconv.data import Image, photograph
+from fullconv.engines.prepared import SIGHT, Prepared, check
 from fullconv.errors import RunError, UsageError
 from fullconv.labels import LabelSpace
 from fullconv.models import FCN, build
@@ -26,14 +29,23 @@ class Predictor:
     net: from the net's own input (N, C, H, W) to logits (N, K, H, W), or a dict of them for two heads.
     header: its input convention and label space.
     precision: ``fp32``, or ``bf16`` for a CPU that multiplies it (the logits are float32 either way).
+    engine: ``eager`` runs the module as it is, which may be learning; the others (`fullconv.engines.ENGINES`) prepare
+        an FCN for speed, once.
     """
 
-    def __init__(self, net: nn.Module, header: Header, precision: str = "fp32") -> None:
-        if precision not in ("fp32", "bf16"):
-            raise UsageError(f"precision '{precision}': there is no such precision; One of: fp32, bf16")
+    def __init__(self, net: nn.Module, header: Header, precision: str = "fp32", engine: str = "eager") -> None:
+        if engine == "eager" and precision not in ("fp32", "bf16"):
+            check("torch", precision)
         self.net = net
         self.header = header
         self.precision = precision
+        self.engine = engine
+        self.prepared: Prepared | None = None
+        if engine != "eager":
+            if not isinstance(net, FCN):
+                raise UsageError(f"engine {engine}: it takes an FCN, not {type(net).__name__}; use the engine eager")
+            # For one image a form for its size would cost more than it saves.
+            self.prepared = Prepared(net, engine, precision, sight=SIGHT[engine])
 
     @property
     def labels(self) -> LabelSpace:
@@ -58,18 +70,28 @@ class Predictor:
         training = self.net.training
         self.net.eval()
         device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
-        half = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
+        half: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.precision == "bf16" and self.prepared is None:
+            half = torch.autocast(device.type, torch.bfloat16)
         try:
             with torch.inference_mode(), half:
-                x = to_input(torch.from_numpy(np.array(image)[None]).to(device), self.header.input)
-                return run(self.net, x.contiguous(memory_format=torch.channels_last))
-        except RuntimeError as problem:
-            if "can't allocate memory" in str(problem):
+                x = self.to_input(image, device)
+                if self.prepared is None:
+                    return run(self.net, x.contiguous(memory_format=torch.channels_last))
+                return read(self.prepared.net, self.prepared.coarse(x), x)
+        except (RuntimeError, MemoryError) as problem:
+            if memory.is_out_of_memory(problem):
                 height, width = image.shape[:2]
-                raise RunError(f"image of {height}x{width}: not enough memory; give a smaller image") from None
+                raise RunError(
+                    f"image of {height}x{width}: {memory.lacking(problem)}; give --tile, or a smaller image"
+                ) from None
             raise
         finally:
             self.net.train(training)
+
+    def to_input(self, image: Image, device: torch.device | None = None) -> Tensor:
+        """What the net is given for an image: (1, C, H, W) float32."""
+        return to_input(torch.from_numpy(np.array(image)[None]).to(device or "cpu"), self.header.input)
 
     def read(self, path: str | Path) -> Image:
         """The image in a file as this net takes it: a photograph, or bands as they are stored."""
@@ -87,13 +109,18 @@ class Predictor:
 
 def run(net: nn.Module, x: Tensor) -> dict[str, CoarseScores]:
     """The scores by task of one input (1, C, H, W). A module that is no FCN gives logits, or a dict of them."""
-    height, width = x.shape[2:]
     if not isinstance(net, FCN):
         logits = net(x)
         by_task = logits if isinstance(logits, dict) else {"semantic": logits}
         return {task: CoarseScores.of_logits(scores[0].float().cpu().numpy()) for task, scores in by_task.items()}
+    return read(net, net.coarse(x), x)
+
+
+def read(net: FCN, coarse: Mapping[str, Tensor], x: Tensor) -> dict[str, CoarseScores]:
+    """What an FCN's own scores (1, K, h, w) say of the pixels of an input, by task."""
+    height, width = x.shape[2:]
     found = {}
-    for task, scores in net.coarse(x).items():
+    for task, scores in coarse.items():
         if net.learned_end:
             found[task] = CoarseScores.of_logits(net.to_image(task, scores, height, width)[0].float().cpu().numpy())
         else:
@@ -103,12 +130,14 @@ def run(net: nn.Module, x: Tensor) -> dict[str, CoarseScores]:
     return found
 
 
-def load(path: str | Path, precision: str = "fp32") -> Predictor:
+def load(path: str | Path, precision: str = "fp32", engine: str = "torch") -> Predictor:
     """The predictor in a checkpoint, ``RUN/model.safetensors``; the file needs nothing else.
 
-    Raises `UsageError` naming the file when it is missing, damaged, or no fullconv checkpoint of an FCN.
+    precision, engine: as for `Predictor`. Raises `UsageError` naming the file when it is missing, damaged, or no
+    fullconv checkpoint of an FCN, and for an engine or precision that there is not.
     """
     path = Path(path)
+    check("torch" if engine == "eager" else engine, precision)
     tensors, header = weights.load(path)
     if header is None or header.kind != "fcn":
         what = "plain weights without a fullconv header" if header is None else f"the weights of a {header.kind}"
@@ -120,4 +149,5 @@ def load(path: str | Path, precision: str = "fp32") -> Predictor:
     except RuntimeError as problem:
         reason = str(problem).strip().splitlines()[-1].strip()
         raise UsageError(f"{path}: its tensors do not fit its header ({reason}); take another copy") from None
-    return Predictor(net.to(memory_format=torch.channels_last).eval(), header, precision)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Predictor(net.eval(), header, precision, engine)

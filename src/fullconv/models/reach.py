@@ -6,20 +6,8 @@ bilinear kernels between them; what they see together is its reach, and it chang
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from fullconv.geometry import Reach
 from fullconv.models.fcn import FCN
-
-
-@dataclass(frozen=True)
-class Reach:
-    """The scores of a pixel are computed from at most `before` pixels before it, itself, and `after` pixels after it,
-    on each axis. An image that is shifted by a multiple of `period` pixels has its scores shifted with it, exactly.
-    """
-
-    before: int
-    after: int
-    period: int
 
 
 def reach(net: FCN) -> Reach:

@@ -51,6 +51,8 @@ class CoarseScores:
 
     def part(self, rows: slice, columns: slice) -> CoarseScores:
         """The scores of a part of the image, with no more cells than it is made of."""
+        if self.window == PIXEL:
+            return CoarseScores.of_logits(self.scores[:, rows, columns])
         scores, offset, size = self.scores, [], []
         for axis, (cut, whole) in enumerate(zip((rows, columns), self.size, strict=True)):
             begin, end, _ = cut.indices(whole)

@@ -12,6 +12,7 @@ import PIL
 import torch
 
 from fullconv import __version__
+from fullconv.machine import processor
 
 
 def environment() -> dict[str, str]:
@@ -33,16 +34,6 @@ def environment() -> dict[str, str]:
         "memory": memory(),
         "system": f"{platform.system()} {platform.machine()}".strip(),
     }
-
-
-def processor() -> str:
-    """The processor as its maker calls it; on Linux only /proc knows."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text("utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def memory() -> str:

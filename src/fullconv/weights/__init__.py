@@ -184,6 +184,15 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     return tensors, _checked(path, metadata, tensors)
 
 
+def sha256_of(path: Path) -> str | None:
+    """The fingerprint of its tensors that a checkpoint states, read without them; None where it states none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return str(json.loads((file.metadata() or {})[KEY])["sha256"])
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _checked(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """The header, if there is one, and if it and the tensors are what was written."""
     if KEY not in metadata and SEAL not in metadata:

@@ -1,0 +1,80 @@
+"""Which engine predicts: the one that was asked for, the fastest that was found before, or the fastest of a trial."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fullconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from fullconv.inference import Predictor
+
+WORTH_A_TRIAL = 20
+"""With fewer images than this a trial of the engines would take longer than it saves."""
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The flags ``--engine`` and ``--precision``."""
+    parser.add_argument(
+        "--engine", default="auto", metavar="NAME",
+        help="what runs it: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
+        f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", default="fp32", metavar="fp32|bf16|auto",
+        help="arithmetic of the net; auto: the fastest with the same labels (default: fp32)",
+    )  # fmt: skip
+
+
+def open_predictor(
+    path: Path, engine: str, precision: str, images: int, first: Callable[[], Any], say: Callable[[str], Any]
+) -> Predictor:
+    """The predictor of a checkpoint with the engine that was asked for, or that is found to be the fastest.
+
+    images: how many are to be predicted. first: reads one of them. say: is told what was picked, and why.
+    """
+    from fullconv.engines import choice
+    from fullconv.engines.prepared import PRECISIONS, check
+    from fullconv.inference import Predictor, load
+    from fullconv.models import FCN
+    from fullconv.weights import sha256_of
+
+    if "auto" not in (engine, precision):
+        return load(path, precision, engine)
+    if engine not in ("auto", "eager"):
+        check(engine, "fp32")
+    if precision != "auto" and precision not in {p for each in PRECISIONS.values() for p in each}:
+        check("torch", precision)
+    asked = f"{engine}, {precision}"
+    fingerprint = sha256_of(path) or ""
+    best = choice.remembered(path, fingerprint, asked)
+    if best is not None:
+        say(f"engine {best} (tried before, {choice.place_of(path).name})")
+        return load(path, best.precision, best.engine)
+    if images < WORTH_A_TRIAL:
+        chosen = "torch" if engine == "auto" else engine
+        return load(path, "fp32" if precision == "auto" else precision, chosen)
+    plain = load(path, engine="eager")
+    assert isinstance(plain.net, FCN)
+    try:
+        x = plain.to_input(first())
+    except UsageError:  # it will be named when its turn comes
+        return Predictor(plain.net, plain.header, "fp32" if precision == "auto" else precision, "torch")
+    say("trying the engines on the first image ...")
+    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
+    trials = choice.tried(
+        plain.net, x, precisions, None if engine == "auto" else (engine,),
+        progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),
+    )  # fmt: skip
+    if not any(trial.agrees for trial in trials):
+        raise UsageError(
+            f"--engine {engine} --precision {precision}: none agrees with the net in single precision; "
+            "give --precision fp32"
+        )
+    best = choice.fastest(trials)
+    kept = choice.remember(path, fingerprint, asked, best)
+    say(f"engine {best}" + (f"; kept in {choice.place_of(path).name}" if kept else ""))
+    return Predictor(plain.net, plain.header, best.precision, best.engine)

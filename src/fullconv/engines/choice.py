@@ -1,0 +1,154 @@
+"""Which engine: the fastest of those whose scores agree with the net's own, tried on the machine at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullconv.atomic import write_atomically
+from fullconv.engines.prepared import EXTRAS, PRECISIONS, Prepared, installed
+from fullconv.errors import RunError
+from fullconv.machine import processor
+from fullconv.memory import is_out_of_memory
+from fullconv.models.fcn import FCN
+
+WITHIN = {"fp32": 1e-4, "bf16": float("inf")}
+"""The largest difference of a score that counts as agreement, as a share of the range of the scores."""
+
+LABELS = {"fp32": 0.9999, "bf16": 0.995}
+"""The least share of pixels that have the same label."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one engine at one precision, on one image.
+
+    seconds: the median of some runs. difference: the largest of a score from the net's own in single precision, as a
+    share of their range. labels: the share of pixels with the same label.
+    """
+
+    engine: str
+    precision: str
+    seconds: float
+    difference: float
+    labels: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether this is the net's own answer."""
+        return self.difference <= WITHIN[self.precision] and self.labels >= LABELS[self.precision]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.engine}, {self.precision}: {1000 * self.seconds:.0f} ms an image, "
+            f"{100 * self.labels:.2f} % of labels as in fp32"
+        )
+
+
+def tried(
+    net: FCN, x: Tensor, precisions: Iterable[str] = ("fp32", "bf16"), engines: Iterable[str] | None = None,
+    rounds: int = 3, progress: Callable[[Trial], Any] | None = None,
+) -> list[Trial]:  # fmt: skip
+    """Every engine that is installed, but the compiler, tried on an input (1, C, H, W); one that fails is left out.
+
+    >>> from fullconv.config import ModelConfig
+    >>> from fullconv.models import build
+    >>> net = build(ModelConfig("lenet", stride=4, num_classes=3)).eval()
+    >>> [trial.agrees for trial in tried(net, torch.rand(1, 3, 40, 40), ["fp32"], ["torch"])]
+    [True]
+    """
+    with torch.inference_mode():
+        truth = net.eval()(x)
+    wanted = truth if isinstance(truth, dict) else {"semantic": truth}
+    found = []
+    for engine in engines or [name for name in installed() if name != "compile"]:
+        for precision in precisions:
+            if precision not in PRECISIONS[engine]:
+                continue
+            try:
+                trial = _tried(net, x, engine, precision, wanted, rounds)
+            except (RuntimeError, MemoryError, RunError, ImportError) as problem:
+                if is_out_of_memory(problem) or engine in EXTRAS:
+                    continue
+                raise
+            found.append(trial)
+            if progress is not None:
+                progress(trial)
+    return found
+
+
+def _tried(net: FCN, x: Tensor, engine: str, precision: str, wanted: dict[str, Tensor], rounds: int) -> Trial:
+    prepared = Prepared(net, engine, precision)
+    logits = prepared(x)
+    logits = logits if isinstance(logits, dict) else {"semantic": logits}
+    difference, labels = 0.0, 1.0
+    for task, scores in wanted.items():
+        spread = float(scores.max() - scores.min()) or 1.0
+        difference = max(difference, float((logits[task] - scores).abs().max()) / spread)
+        labels = min(labels, float((logits[task].argmax(1) == scores.argmax(1)).float().mean()))
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        prepared.coarse(x)
+        times.append(time.perf_counter() - began)
+    return Trial(engine, precision, statistics.median(times), difference, labels)
+
+
+def fastest(trials: Iterable[Trial]) -> Trial:
+    """The fastest trial that agrees."""
+    return min((trial for trial in trials if trial.agrees), key=lambda trial: trial.seconds)
+
+
+# -- remembered beside the model ---------------------------------------------------------------------------------------
+
+
+def place_of(model: Path) -> Path:
+    """The file in which the choice for a model is kept: ``model.engine.json`` beside ``model.safetensors``."""
+    return model.with_suffix(".engine.json")
+
+
+def remember(model: Path, fingerprint: str, asked: str, trial: Trial) -> bool:
+    """Keep a choice for this model on this machine; whether it could be written."""
+    kept = _kept(place_of(model))
+    kept[_key(fingerprint, asked)] = asdict(trial)
+    try:
+        write_atomically(place_of(model), json.dumps(kept, indent=1).encode() + b"\n")
+    except RunError:  # a folder that is only read from
+        return False
+    return True
+
+
+def remembered(model: Path, fingerprint: str, asked: str) -> Trial | None:
+    """The choice made before for this model, machine, versions and precision asked for; None where there is none."""
+    found = _kept(place_of(model)).get(_key(fingerprint, asked))
+    try:
+        trial = Trial(**found) if found else None
+    except TypeError:
+        return None
+    return trial if trial is not None and trial.engine in installed() else None
+
+
+def _kept(place: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _key(fingerprint: str, asked: str) -> str:
+    """The net, the machine, the versions and the precision asked for."""
+    versions = [f"{name} {metadata.version(EXTRAS[name])}" for name in installed() if name in EXTRAS]
+    machine = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}"
+    return "; ".join([fingerprint[:16], asked, machine, f"torch {torch.__version__}", *versions])

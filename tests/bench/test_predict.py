@@ -1,0 +1,82 @@
+"""The ways are measured side by side on one input, and the labels of ours are those of the plain net."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fullconv.bench import peers, predict
+from fullconv.cli import main
+
+SMALL = {"width": 1 / 16, "sizes": ((70, 90),), "threads": (1,), "rounds": 1}
+
+
+@pytest.fixture
+def torch_alone(monkeypatch):
+    """As where no other engine is installed: the others take seconds to be made."""
+    monkeypatch.setattr(predict, "installed", lambda: ["torch"])
+    monkeypatch.setattr(peers, "engines", lambda *given: [])
+
+
+def test_every_way_is_measured_and_says_the_same():
+    before = torch.get_num_threads()
+    found = predict.measure(**SMALL)
+    assert torch.get_num_threads() == before
+    (run,) = found["runs"]
+    ways = {row["way"]: row for row in run["ways"]}
+    assert {predict.PLAIN, "torch fp32", "torch bf16"} <= set(ways) and ways[predict.PLAIN]["times as fast"] == 1
+    for row in run["ways"]:
+        if "labels" in row:
+            assert row["seconds"] > 0 and row["labels"] >= (0.95 if "bf16" in row["way"] else 0.999), row["way"]
+    assert run["GFLOP"] > 0 and run["limit GFLOP/s"]["fp32"] > 0
+
+
+def test_a_way_that_fails_is_left_out_and_said(torch_alone, monkeypatch):
+    def refuses():
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(peers, "nets", lambda classes: [("somebody's", refuses)])
+    said = []
+    found = predict.measure(**SMALL, say=said.append)
+    assert "somebody's: left out (no such operation)" in said
+    assert "somebody's" not in {row["way"] for row in found["runs"][0]["ways"]}
+
+
+def test_another_net_is_timed_and_not_compared(torch_alone, monkeypatch):
+    monkeypatch.setattr(peers, "nets", lambda classes: [("another", lambda: lambda x: np.zeros(x.shape[2:], int))])
+    row = predict.measure(**SMALL)["runs"][0]["ways"][-1]
+    assert row["way"] == "another" and "labels" not in row
+
+
+def test_the_plain_net_is_the_net_with_dense_upsampling():
+    net = predict.random_net("vgg16", 1 / 16, "paper")
+    x = torch.randn(1, 3, 60, 80)
+    with torch.inference_mode():
+        assert (predict.plain(net)(x) == net(x)[0].argmax(0).numpy()).mean() > 0.999
+
+
+def test_the_verb_prints_writes_and_draws(torch_alone, tmp_path, capsys):
+    words = [
+        "bench",
+        "predict",
+        "--width",
+        "0.0625",
+        "--sizes",
+        "64,70x90",
+        "--threads",
+        "1",
+        "--rounds",
+        "1",
+        "--ours",
+    ]
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--json", "--plot", str(tmp_path / "plot.png")])
+    assert not left.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert [run["size"] for run in found["runs"]] == [[64, 64], [70, 90]] and found["machine"]["cores"]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    for wrong in (["--sizes", "axb"], ["--threads", "0"]):
+        with pytest.raises(SystemExit) as left:
+            main([*words, *wrong])
+        assert left.value.code == 2

@@ -1,0 +1,85 @@
+"""The engine of a prediction: what was asked for, what was found before, or the fastest of a trial, and said."""
+
+import numpy as np
+import pytest
+import torch
+
+import fullconv
+from fullconv import weights
+from fullconv.cli import engines
+from fullconv.config import CONVENTIONS, ModelConfig
+from fullconv.engines import choice
+from fullconv.errors import UsageError
+from fullconv.labels import LabelSpace
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (50, 60, 3), np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A checkpoint of a small net that says different things in different places."""
+    torch.manual_seed(0)
+    config = ModelConfig("vgg11", 8, 3, width=1 / 16, padding="paper")
+    net = fullconv.build(config)
+    for name, parameter in net.named_parameters():
+        if name.startswith("score"):
+            torch.nn.init.normal_(parameter)
+    path = tmp_path / "model.safetensors"
+    weights.save(path, net.state_dict(), weights.Header(config, LabelSpace.of("abc"), CONVENTIONS["torchvision"]))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _torch_alone(monkeypatch):
+    """As where no other engine is installed: the others take seconds to be made (tests/engines has them)."""
+    monkeypatch.setattr(choice, "installed", lambda: ["torch"])
+
+
+def opened(path, engine="auto", precision="fp32", images=100, first=lambda: IMAGE):
+    said = []
+    return engines.open_predictor(path, engine, precision, images, first, said.append), said
+
+
+def test_what_is_asked_for_is_taken(model):
+    found, said = opened(model, "torch", "bf16")
+    assert (found.engine, found.precision) == ("torch", "bf16") and not said
+
+
+def test_for_few_images_nothing_is_tried(model):
+    found, said = opened(model, images=engines.WORTH_A_TRIAL - 1)
+    assert (found.engine, found.precision) == ("torch", "fp32") and not said
+    assert not choice.place_of(model).exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_for_many_the_fastest_is_found_said_and_kept(model, precision):
+    found, said = opened(model, precision=precision)
+    assert choice.place_of(model).exists() and choice.place_of(model).name in said[-1]
+    again, told = opened(model, precision=precision, images=1)
+    assert (again.engine, again.precision) == (found.engine, found.precision) and "tried before" in told[-1]
+    plain = fullconv.load(model, engine="eager")
+    assert (found(IMAGE).prediction == plain(IMAGE).prediction).mean() >= 0.99
+    assert precision == "auto" or found.precision == "fp32"
+
+
+def test_another_net_in_the_same_place_is_tried_anew(model):
+    opened(model)
+    tensors, header = weights.load(model)
+    tensors["score_fr.weight"] += 1
+    weights.save(model, tensors, header)
+    _, said = opened(model)
+    assert "trying" in said[0]
+
+
+def test_a_first_image_that_cannot_be_read_is_not_the_end(model):
+    def broken():
+        raise UsageError("x.jpg: empty file; replace it")
+
+    found, _ = opened(model, first=broken)
+    assert found.engine == "torch"
+
+
+def test_what_there_is_not_is_refused(model):
+    for engine, precision in (("torsch", "fp32"), ("auto", "int8"), ("auto", "fp99"), ("onnx", "bf16")):
+        with pytest.raises(UsageError):
+            opened(model, engine, precision)

@@ -1,0 +1,196 @@
+"""Every engine says what the net says, for any size, on one thread as on two; and what there is not is refused."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fullconv
+from fullconv.config import ModelConfig
+from fullconv.engines import choice
+from fullconv.engines.prepared import ENGINES, PRECISIONS, Prepared, check, installed
+from fullconv.errors import UsageError
+from fullconv.models.folding import folded
+
+USED = [engine for engine in installed() if engine != "compile"]
+NETS = {
+    "vgg11_bn": ModelConfig("vgg11_bn", 8, 4, width=1 / 16, padding="paper"),
+    "vgg11": ModelConfig("vgg11", 32, 4, width=1 / 16, padding="paper", upsample="learn-all"),
+    "caffenet": ModelConfig("caffenet", 32, 4, padding="paper", width=1.0),
+    "mobilenet_v2": ModelConfig("mobilenet_v2", 8, 4),
+    "two streams": ModelConfig("vgg11", 16, 4, width=1 / 16, padding="paper", late_fusion="average"),
+    "two heads": ModelConfig("vgg11", 8, 4, width=1 / 16, geometric_classes=3),
+}
+
+
+def trained(config):
+    """A net whose weights and averages are not those that it begins with."""
+    torch.manual_seed(0)
+    net = fullconv.build(config).eval()
+    for name, parameter in net.named_parameters():
+        if name.startswith("score") or parameter.ndim == 1:
+            nn.init.normal_(parameter, std=0.3)
+    for name, buffer in net.named_buffers():
+        if name.endswith("running_mean"):
+            nn.init.normal_(buffer)
+        elif name.endswith("running_var"):
+            nn.init.uniform_(buffer, 0.5, 2)
+    return net
+
+
+def by_task(found):
+    return found if isinstance(found, dict) else {"semantic": found}
+
+
+def image(net, size, count=1):
+    return torch.randn(count, net.config.channels * len(net.streams), *size)
+
+
+def compare(net, prepared, x):
+    """The largest difference as a share of the range, and the share of equal labels."""
+    with torch.inference_mode():
+        wanted = by_task(net(x))
+    found = by_task(prepared(x))
+    assert found.keys() == wanted.keys()
+    ranges = {task: float(scores.max() - scores.min()) for task, scores in wanted.items()}
+    return (
+        max(float((found[task] - scores).abs().max()) / ranges[task] for task, scores in wanted.items()),
+        min(float((found[task].argmax(1) == scores.argmax(1)).float().mean()) for task, scores in wanted.items()),
+    )
+
+
+@pytest.mark.parametrize("engine", USED)
+@pytest.mark.parametrize("name", NETS)
+def test_an_engine_says_what_the_net_says(name, engine):
+    net = trained(NETS[name])
+    prepared = Prepared(net, engine)
+    for size in ((66, 90), (35, 41)) if engine == "torch" else ((66, 90),):
+        difference, labels = compare(net, prepared, image(net, size, count=2))
+        assert difference <= 1e-4 and labels >= 0.999
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_bf16_has_nearly_the_same_labels(name):
+    net = trained(NETS[name])
+    difference, labels = compare(net, Prepared(net, "torch", "bf16"), image(net, (64, 96)))
+    assert 0 < difference <= 0.05 and labels >= 0.97
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 2), st.integers(0, 2))
+def test_any_size_batch_and_sight(height, width, count, sight):
+    net = ANY
+    prepared = Prepared(net, "torch", sight=sight)
+    for _ in range(2):
+        difference, _ = compare(net, prepared, image(net, (height, width), count))
+        assert difference <= 1e-5
+
+
+ANY = trained(NETS["vgg11_bn"])
+
+
+@pytest.mark.skipif("openvino" not in USED, reason="openvino is not installed")
+def test_a_size_that_is_new_goes_before_its_form_is_made():
+    prepared = Prepared(ANY, "openvino", "bf16", sight=1)
+    x = image(ANY, (64, 64))
+    first, second = prepared(x), prepared(x)
+    assert not torch.equal(first, second) and (first.argmax(1) == second.argmax(1)).float().mean() >= 0.97
+
+
+def test_one_thread_says_what_two_say():
+    x, threads = image(ANY, (90, 70)), torch.get_num_threads()
+    try:
+        found = []
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(Prepared(ANY, "torch")(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert (found[0] - found[1]).abs().max() <= 1e-5 * (found[0].max() - found[0].min())
+
+
+def test_the_same_image_gives_the_same_bits():
+    x, prepared = image(ANY, (61, 83)), Prepared(ANY, "torch")
+    assert torch.equal(prepared(x), prepared(x))
+
+
+def test_few_sizes_are_kept_and_old_ones_made_again():
+    prepared = Prepared(ANY, "torch")
+    first = image(ANY, (33, 33))
+    before = prepared(first)
+    for side in range(34, 34 + 2 * prepared.kept):
+        prepared(image(ANY, (side, 33)))
+    assert len(prepared.forms) == prepared.kept and (33, 33) not in prepared.forms
+    assert torch.equal(prepared(first), before)
+
+
+def test_the_net_itself_is_left_as_it_is():
+    net = trained(NETS["vgg11_bn"])
+    before = {name: (tensor.clone(), tensor.stride()) for name, tensor in net.state_dict().items()}
+    Prepared(net, "torch", "bf16")(image(net, (40, 40)))
+    Prepared(net, "torch")(image(net, (40, 40)))
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name][0]) and tensor.stride() == before[name][1], name
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_folding_leaves_the_scores_and_no_norm_behind_a_convolution(name):
+    net = trained(NETS[name]).double()
+    x = image(net, (50, 60)).double()
+    with torch.inference_mode():
+        wanted, found = by_task(net(x)), by_task(folded(net)(x))
+    for task, scores in wanted.items():
+        assert (found[task] - scores).abs().max() <= 1e-12 * scores.abs().max()
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded(net).modules())
+
+
+def test_the_fastest_that_agrees_is_chosen():
+    slow, fast, wrong = (
+        choice.Trial("torch", "fp32", 2.0, 0.0, 1.0),
+        choice.Trial("onnx", "fp32", 1.0, 1e-6, 1.0),
+        choice.Trial("openvino", "fp32", 0.5, 1e-3, 1.0),
+    )
+    assert choice.fastest([slow, fast, wrong]) is fast
+    assert choice.Trial("torch", "bf16", 1.0, 0.01, 0.996).agrees
+    assert not choice.Trial("torch", "bf16", 1.0, 0.01, 0.99).agrees
+
+
+def test_what_was_tried_agrees_and_is_remembered_for_this_net_alone(tmp_path):
+    trials = choice.tried(ANY, image(ANY, (64, 64)), rounds=1)
+    assert {trial.engine for trial in trials} == set(USED)
+    assert all(trial.agrees for trial in trials if trial.precision == "fp32")
+    model = tmp_path / "model.safetensors"
+    best = choice.fastest(trials)
+    assert choice.remembered(model, "a" * 64, "auto") is None
+    assert choice.remember(model, "a" * 64, "auto", best)
+    assert choice.remembered(model, "a" * 64, "auto") == best
+    assert choice.remembered(model, "b" * 64, "auto") is None and choice.remembered(model, "a" * 64, "fp32") is None
+    choice.place_of(model).write_text("no JSON")
+    assert choice.remembered(model, "a" * 64, "auto") is None
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
+    trial = choice.Trial("torch", "fp32", 1.0, 0.0, 1.0)
+    (tmp_path / "file").write_text("")
+    assert not choice.remember(tmp_path / "file" / "model.safetensors", "a" * 64, "auto", trial)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "said"),
+    [("torsch", "fp32", "did you mean 'torch'"), ("torch", "int8", "export MODEL --int8"), ("onnx", "bf16", "One of")],
+)
+def test_what_there_is_not_is_refused_with_the_way_out(engine, precision, said):
+    with pytest.raises(UsageError, match=said):
+        check(engine, precision)
+
+
+def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setattr("fullconv.engines.prepared.find_spec", lambda name: None)
+    assert installed() == ["torch", "compile"]
+    with pytest.raises(UsageError, match=r"pip install 'fullconv\[openvino\]'"):
+        check("openvino", "fp32")
+
+
+def test_every_engine_has_its_precisions():
+    assert set(PRECISIONS) == set(ENGINES) and all("fp32" in precisions for precisions in PRECISIONS.values())
