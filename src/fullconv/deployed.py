@@ -54,6 +54,11 @@ class Exported:
                 f"image of {height}x{width}: {shown(self.name)} takes images of {needs} alone; export the net with "
                 "--size dynamic"
             )
+        if self.header.size is None and min(size) < (least := self.header.least):
+            raise UsageError(
+                f"image of {height}x{width}: {shown(self.name)} takes images from {least}x{least} up; use the .onnx or "
+                ".xml of the net, or the checkpoint"
+            )
         outputs = self.net(to_input(image, self.header.input))
         window, offset = self.header.window, self.header.offset
         found = {}

@@ -26,7 +26,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "torchvision", "nncf"):
-            raise ImportError(f"{name} is not installed here")
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 
 sys.meta_path.insert(0, Absent())
 from fullconv.cli import main
@@ -79,7 +79,8 @@ def test_an_exported_file_predicts_without_torch(place, capsys, name):
 
 def test_that_torch_is_absent_is_so(place):
     alone = without_torch("predict", place / "model.safetensors", place / "photo.png", "--out", place / "none")
-    assert alone.returncode and "torch is not installed here" in alone.stderr
+    assert alone.returncode == 2 and "a checkpoint needs torch, which is not installed" in alone.stderr
+    assert alone.stderr.count("\n") == 1
 
 
 def test_what_is_printed_is_plain(place, digits_folder, capsys):
@@ -117,6 +118,17 @@ def test_mean_iu_and_integers(digits_folder, tmp_path, capsys):
     )  # fmt: skip
     assert code == 0, err
     assert "mean IU" in out and "on 1 images of 40x52" in out
+    said = {}
+    for name in ("m.safetensors", "m.onnx"):
+        code, out, err = call(capsys, "evaluate", tmp_path / name, digits_folder, "--json")
+        assert code == 0, err
+        said[name] = json.loads(out)["mean_iu"]
+    assert said["m.safetensors"] == pytest.approx(said["m.onnx"], abs=1e-3)
+    code, _, err = call(
+        capsys, "export", tmp_path / "m.safetensors", "--out", tmp_path / "n.onnx", "--size", "40x50",
+        "--data", digits_folder,
+    )  # fmt: skip
+    assert code == 2 and "--size 40x50: an image of" in err and "is 40x52; export with --size dynamic" in err
     # A net that was not trained does not keep its labels in 8 bits; that it is refused shows that the gate is there.
     code, out, err = call(
         capsys, "export", tmp_path / "m.safetensors", "--out", tmp_path / "q.onnx", "--size", "40x52",

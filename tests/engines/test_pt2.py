@@ -5,6 +5,7 @@ import json
 import pickle
 import sys
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_the_program_is_the_net(backbone, stride, size, tmp_path):
     assert b".py" not in path.read_bytes()
     program, card = pt2.read(path)
     one = predictor(backbone, stride)
-    assert card == card_of(one, size)
+    assert replace(card, least=1) == card_of(one, size)
     for height, width in [size] if size else [(45, 60), (64, 33), (97, 131)]:
         x = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
         assert agree(pt2.ProgramNet(program)(x), outputs_of(one, x))

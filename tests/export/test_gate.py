@@ -72,6 +72,10 @@ def test_a_program_is_kept(tmp_path):
 def test_a_file_for_any_size_is_run_on_several(tmp_path, name):
     checked = export(predictor(stride=16), tmp_path / name)
     assert checked.size is None and len(checked.agreement.sizes) == 5 and checked.failure is None
+    assert checked.least == 1 or name == "m.pt2"
+    if checked.least > 1:
+        with pytest.raises(UsageError, match=rf"image of 9x\d+: m\.pt2 takes images from {checked.least}x"):
+            load_exported(tmp_path / name)(image(9, 2 * checked.least))
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
@@ -93,7 +97,7 @@ def test_the_mean_iu_counts(quick, tmp_path):
 
 def test_labels_of_one_pixel_in_a_thousand_are_too_many():
     good = {"difference": 0.0, "spread": 1.0, "sizes": (SIZE,), "images": 1, "pixels": 1000}
-    checked = fullconv.export.Checked(Path("m"), "fp32", 0, SIZE, 1, Agreement(labels=0.999, **good))
+    checked = fullconv.export.Checked(Path("m"), "fp32", 0, SIZE, 1, 1, Agreement(labels=0.999, **good))
     assert "99.90 % of its labels" in checked.failure
     nothing = Agreement(labels=1.0, **{**good, "spread": 0.0})
     assert nothing.relative == 0 and Agreement(labels=1.0, **{**good, "spread": 0.0, "difference": 1.0}).relative == 1

@@ -7,12 +7,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
+    from fullconv.inference import Predictor
     from fullconv.metrics import Scores
 
 HELP = "the paper's four numbers of a model on a split"
@@ -21,7 +22,9 @@ EXAMPLE = "fullconv evaluate run/model.safetensors photos/ --split val"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint: RUN/model.safetensors")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a checkpoint (RUN/model.safetensors), or what fullconv export wrote"
+    )
     parser.add_argument("data", metavar="DATA", help=DATA)
     parser.add_argument("--split", metavar="NAME", help="train, val, test ... (default: val, or the data set's own)")
     add_reading(parser)
@@ -41,15 +44,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fullconv import processes
+    from fullconv.cli.loading import Asked, load_model
     from fullconv.cli.show import Bar, four_numbers, print_json, print_scores
     from fullconv.data import default_splits, open_dataset
     from fullconv.evaluation import evaluate_tasks
     from fullconv.evaluation.trimap import trimap_scores
-    from fullconv.inference import load
 
     ours = processes.join()
     console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not ours.first)
-    predictor = load(args.model, args.precision)
+    predictor = cast("Predictor", load_model(Asked(args.model, precision=args.precision)))
     split = args.split or default_splits(args.data)[1] or "val"
     widths = widths_of(args.trimap)
     dataset = open_dataset(args.data, split, reading_of(args))

@@ -74,12 +74,18 @@ def run(args: argparse.Namespace) -> int:
         calibration = [seen[index].image for index in spread(len(seen), args.calibration)]
         shown_to = default_splits(args.int8)[1]
         if args.data is None:  # labels are compared on images that no range was taken from, where there are such
-            other = open_dataset(args.int8, shown_to, reading) if shown_to else seen
-            images = [other[index].image for index in spread(len(other), COMPARED)]
+            held = open_dataset(args.int8, shown_to, reading) if shown_to else seen
+            images = [held[index].image for index in spread(len(held), COMPARED)]
     if args.data is not None:
         split = args.split or default_splits(args.data)[1] or "val"
         dataset = First(open_dataset(args.data, split, reading), args.limit)
         images = [dataset[index].image for index in spread(len(dataset), COMPARED)]
+        other = next((image.shape[:2] for image in images if size not in (None, image.shape[:2])), None)
+        if other is not None:
+            raise UsageError(
+                f"--size {args.size}: an image of {shown(args.data)} is {other[0]}x{other[1]}; export with --size "
+                "dynamic, or without --data"
+            )
     console.print(f"exporting to {args.out} ...", highlight=False)
     checked = export(predictor, args.out, size, images, calibration, measure(dataset) if dataset else None)
     if args.json:
@@ -147,7 +153,8 @@ def told(checked: Checked) -> list[tuple[str, str]]:
     found = checked.agreement
     sizes = ", ".join(f"{height}x{width}" for height, width in found.sizes[:6])
     more = f" and {len(found.sizes) - 6} more" if len(found.sizes) > 6 else ""
-    takes = "images of any size" if checked.size is None else f"images of {checked.size[0]}x{checked.size[1]}"
+    takes = f"images of {checked.size[0]}x{checked.size[1]}" if checked.size else "images of any size"
+    takes += f" from {checked.least}x{checked.least} up" if checked.least > 1 else ""
     kept = f" (fp32 in the first {checked.exact} convolutions)" if checked.exact else ""
     rows = [
         ("written", f"{checked.path}, {readable(checked.bytes)}, {checked.precision}{kept}, for {takes}"),
@@ -170,6 +177,7 @@ def to_dict(checked: Checked) -> dict[str, Any]:
         "precision": checked.precision,
         "first_in_fp32": checked.exact,
         "size": list(checked.size) if checked.size else DYNAMIC,
+        "least": checked.least,
         "images": found.images,
         "sizes": [list(size) for size in found.sizes],
         "largest_difference": found.difference,

@@ -67,7 +67,15 @@ def load_model(asked: Asked, first: Read | None = None, say: Say = lambda line: 
         return load_exported(asked.model, "fp32" if asked.precision == "auto" else asked.precision)
     from fullconv.cli.engines import open_predictor
 
-    return open_predictor(asked.model, asked.engine, asked.precision, asked.images, first, say)
+    try:
+        return open_predictor(asked.model, asked.engine, asked.precision, asked.images, first, say)
+    except ModuleNotFoundError as problem:
+        if problem.name != "torch":
+            raise
+        raise UsageError(
+            f"{shown(asked.model)}: a checkpoint needs torch, which is not installed; pip install torch, or give what "
+            "fullconv export wrote"
+        ) from None
 
 
 def ready(asked: Asked, outputs: Outputs, first: Read | None = None, say: Say = lambda line: None) -> Ready:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import struct
-import warnings
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from fullconv.data.windows import Place
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.labels import LabelSpace
+from fullconv.quiet import without_warnings
 
 LEVEL = 4
 """Of zlib: labels have long runs, which higher levels make hardly smaller."""
@@ -174,7 +174,7 @@ class TiffRows(_Rows):
             ) from None
         void = self.labels.ignore_index
         where: dict[str, Any] = {} if self.place is None else {"crs": self.place.crs, "transform": self.place.transform}
-        with warnings.catch_warnings(action="ignore"):  # a file without a place is wanted, too
+        with without_warnings():  # a file without a place is wanted, too
             self.dataset = rasterio.open(
                 self.temporary, "w", driver="GTiff", height=self.height, width=self.width, count=1,
                 dtype=self.kind.name, nodata=void if 0 <= void < 256**self.kind.itemsize else None,

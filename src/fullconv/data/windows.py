@@ -8,7 +8,6 @@ decoded at a time.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from fullconv.data.decoding import MAX_PIXELS, check_size, one_line, open_file, 
 from fullconv.data.formats import HEAD_BYTES, IMAGE_FORMATS, sniff
 from fullconv.data.images import read_image
 from fullconv.errors import UsageError, shown
+from fullconv.quiet import without_warnings
 
 CACHE = 64
 """MB of decoded blocks that the reader of TIFF keeps: tiles or strips that the next rows need too."""
@@ -201,7 +201,7 @@ def _dataset(path: Path) -> Iterator[Any]:
         return
     with contextlib.ExitStack() as stack:
         dataset = None
-        with warnings.catch_warnings(action="ignore"), contextlib.suppress(RasterioError):
+        with without_warnings(), contextlib.suppress(RasterioError):
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
             dataset = stack.enter_context(rasterio.open(path, driver="GTiff", sharing=False))
         yield dataset

@@ -35,10 +35,11 @@ COARSE = {"semantic": "coarse", "geometric": "coarse_geometric"}
 class Card:
     """What an exported net says of itself.
 
-    size: the height and width of the images that it takes; None for any. window, offset: how its coarse scores come to
-    the pixels (`CoarseScores`); None where the last upsampling is learned. reach: how many pixels before and after a
-    pixel its scores are computed from, and the period with which they repeat. precision: of its weights; exact: how
-    many of the first convolutions have fp32 in a file of int8. model, provenance: of the checkpoint that it is from.
+    size: the height and width of the images that it takes; None for any from `least` pixels on. window, offset: how
+    its coarse scores come to the pixels (`CoarseScores`); None where the last upsampling is learned. reach: how many
+    pixels before and after a pixel its scores are computed from, and the period with which they repeat. precision: of
+    its weights; exact: how many of the first convolutions have fp32 in a file of int8. model, provenance: of the
+    checkpoint that it is from.
     """
 
     labels: LabelSpace
@@ -49,6 +50,7 @@ class Card:
     window: Window | None = None
     offset: int = 0
     geometric: LabelSpace | None = None
+    least: int = 1
     precision: str = "fp32"
     exact: int = 0
     model: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Card:
             "labels": self.labels.to_dict(),
             "input": self.input.to_dict(),
             "size": list(self.size) if self.size else None,
+            "least": self.least,
             "stride": self.stride,
             "reach": dict(zip(("before", "after", "period"), self.reach, strict=True)),
             "outputs": {task: LOGITS[task] for task in self.tasks},
@@ -109,6 +112,7 @@ class Card:
                 window=_window(said.get("coarse")),
                 offset=int(said["coarse"]["offset"]) if said.get("coarse") else 0,
                 geometric=LabelSpace.from_dict(said["geometric"]) if "geometric" in said else None,
+                least=int(said["least"]),
                 precision=str(said["precision"]),
                 exact=int(said["exact"]),
                 model=dict(said["model"]),

@@ -4,7 +4,6 @@ arithmetic in the graph.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from fullconv.config import Size
 from fullconv.engines.card import COARSE, LOGITS
 from fullconv.models.fcn import FCN
+from fullconv.quiet import without_warnings
 
 EXAMPLE = (2, 96, 128)
 """Images, height and width with which a net of any size is traced: no two of them equal, none of them 1, since the
@@ -71,6 +71,5 @@ def example(net: FCN, size: Size | None) -> tuple[Tensor, Any]:
 def program(net: FCN, size: Size | None) -> torch.export.ExportedProgram:
     """The net as a program of torch.export: (N, C, H, W) to its logits, a tuple of them for two heads."""
     x, dynamic = example(net, size)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # what torch tells its own developers
+    with without_warnings(), torch.no_grad():
         return torch.export.export(Outputs(net.eval(), coarse=False), (x,), dynamic_shapes=dynamic)

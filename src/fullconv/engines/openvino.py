@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from fullconv.config import Size
 from fullconv.engines.card import KEY, Card
 from fullconv.errors import RunError, UsageError, shown
+from fullconv.quiet import without_warnings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -46,8 +46,7 @@ def of_net(net: FCN, size: Size) -> Model:
 
     outputs = Outputs(net.eval(), logits=False)
     x, _ = example(net, size)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # what torch tells its own developers
+    with without_warnings(), torch.no_grad():
         model = present().convert_model(torch.export.export(outputs, (x,)))
     for output, name in zip(model.outputs, outputs.names, strict=True):
         output.get_tensor().set_names({name})
@@ -154,8 +153,7 @@ def present() -> Any:
     """OpenVINO, without the package by which it tells its makers that it was imported: it goes on without."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with without_warnings():
             import openvino
     except ImportError:
         raise UsageError("openvino: it is not installed; pip install 'fullconv[openvino]'") from None

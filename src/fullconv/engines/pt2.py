@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 import json
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from fullconv.config import Size
 from fullconv.engines.card import KEY, LOGITS, Card
 from fullconv.engines.graph import program
 from fullconv.errors import RunError, UsageError, shown
+from fullconv.quiet import without_warnings
 
 if TYPE_CHECKING:
     from fullconv.models.fcn import FCN
@@ -61,13 +62,15 @@ PLAIN = (
 def to_pt2(net: FCN, size: Size | None, card: Card) -> bytes:
     """The net as a .pt2 file, with what it says of itself in the extra file ``fullconv``."""
     made = program(net, size)
+    # The tracer takes a map of one cell for another kind of map, and the program refuses images that come down to it.
+    least = max((int(bound.lower) for bound in made.range_constraints.values()), default=1)
+    card = replace(card, least=1 if size is not None else least)
     made._example_inputs = None  # the one part that would be pickled
     for part in made.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # the places of files on this machine are nobody's business
     out = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         torch.export.save(made, out, extra_files={KEY: card.to_json()})
     return out.getvalue()
 
@@ -86,8 +89,7 @@ def read(path: Path) -> tuple[torch.export.ExportedProgram, Card]:
         ) from None
     card = Card.from_json(text, path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             return torch.export.load(BytesIO(content)), card
     except Exception as problem:
         reason = shown(str(problem).strip().split("\n")[0][:200])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,14 @@ Measure = Callable[[Predictor | Exported], float | None]
 class Checked:
     """What was found when an exported file was run: agreement with the net, and the mean IU of both (before, after),
     where it was measured. exact: of the first convolutions, how many stayed in fp32
-    in a file of 8-bit integers. size: of the file's images; None for any.
+    in a file of 8-bit integers. size: of the file's images; None for any, from `least` pixels on.
     """
 
     path: Path
     precision: str
     exact: int
     size: Size | None
+    least: int
     bytes: int
     agreement: Agreement
     mean_iu: tuple[float, float] | None = None
@@ -114,6 +116,7 @@ def export(
     Raises `RunError` with the numbers when it does not agree; what stood under PATH is untouched then.
     """
     refuse(path, bool(calibration))
+    measure = measure and cache(measure)  # that of the net is the same at every try
     net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
     if size is not None:
         net = without_ring(net.eval(), *size)
@@ -162,16 +165,18 @@ def keep(
     """Run the file that was made, and move it to its place if it agrees with the net."""
     exported = load_exported(made)
     size, precision = exported.header.size, exported.header.precision
-    shots = list(images) or photographs(len(exported.header.input.mean), exported.header.input, odd_sizes(size))
+    least = exported.header.least
+    sizes = odd_sizes(size, least)
+    shots = list(images) or photographs(len(exported.header.input.mean), exported.header.input, sizes)
     if images and size is None:
-        shots += [to_size(image, odd) for image, odd in zip(images, odd_sizes(None), strict=False)]
+        shots += [to_size(image, odd) for image, odd in zip(images, sizes, strict=False)]
     agreement = compare(predictor, exported, load_exported(made, whole=True), [to_size(shot, size) for shot in shots])
-    before, after = (measure(predictor), measure(exported)) if measure is not None else (None, None)
-    before_after = (before, after) if before is not None and after is not None else None
     parts = [made, made.with_suffix(".bin")] if made.suffix == ".xml" else [made]
-    checked = Checked(
-        path, precision, exported.header.exact, size, sum(p.stat().st_size for p in parts), agreement, before_after
-    )
+    length = sum(part.stat().st_size for part in parts)
+    checked = Checked(path, precision, exported.header.exact, size, least, length, agreement)
+    if checked.failure is None and measure is not None:
+        before, after = measure(predictor), measure(exported)
+        checked = replace(checked, mean_iu=(before, after) if before is not None and after is not None else None)
     if checked.failure is not None:
         cure = (
             "choose another format" if precision == "fp32" else "give more images by --calibration, or export in fp32"

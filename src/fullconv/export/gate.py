@@ -66,9 +66,9 @@ def compare(predictor: Predictor, exported: Exported, whole: Exported, images: S
     )
 
 
-def odd_sizes(size: Size | None) -> tuple[Size, ...]:
-    """The sizes that a file is tried on: its own, or several."""
-    return SIZES if size is None else (size,)
+def odd_sizes(size: Size | None, least: int = 1) -> tuple[Size, ...]:
+    """The sizes that a file is tried on: its own, or several from the least that it takes on."""
+    return (size,) if size is not None else tuple((max(h, least), max(w, least)) for h, w in SIZES)
 
 
 def photographs(channels: int, convention: InputConvention, sizes: Sequence[Size], seed: int = 0) -> list[Image]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from fullconv.engines.card import IMAGE
 from fullconv.engines.onnx import present
 from fullconv.errors import UsageError
+from fullconv.quiet import without_warnings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,8 +60,7 @@ def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], exact
     logging.getLogger().setLevel(logging.ERROR)
     made = folder / "int8.onnx"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             quantization.quantize_static(
                 type(model).FromString(model.SerializeToString()),  # a copy: it empties what it is given
                 made,
@@ -83,8 +82,7 @@ def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], exact: l
     images = list(inputs)
     # A convolution with its bias is two nodes here: NAME, and NAME/WithoutBiases.
     left = [name for node in model.get_ops() if (name := node.get_friendly_name()).partition("/")[0] in set(exact)]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(StringIO()):  # its progress
-        warnings.simplefilter("ignore")
+    with without_warnings(), contextlib.redirect_stdout(StringIO()):  # its progress
         return nncf.quantize(
             model,
             nncf.Dataset(images),
@@ -101,8 +99,7 @@ def present_nncf() -> Any:
 
     present()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             import nncf
     except ImportError:
         raise UsageError("nncf: it is not installed; pip install 'fullconv[openvino]'") from None

@@ -18,7 +18,6 @@ import pickle
 import pickletools
 import re
 import struct
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fullconv.errors import UsageError, shown
+from fullconv.quiet import without_warnings
 from fullconv.weights.download import other_than_weights
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
@@ -66,8 +66,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             raise UsageError(f"{path}: there is no such file; check the path")
         if not path.is_file():
             raise UsageError(f"{path}: it is not a file; give the .pth file itself")
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are for whoever wrote the file
+        with path.open("rb") as file, without_warnings():
             size = file.seek(0, io.SEEK_END)
             _check(path, file, size)
             file.seek(0)
