@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from fullconv.engines.prepared import PRECISIONS, Prepared, installed
 from fullconv.inference import read
 from fullconv.models import FCN, build
 from fullconv.models.cost import cost
+from fullconv.models.folding import folded
+from fullconv.models.ringless import without_ring
 from fullconv.models.upsample import Upsample
 
 PLAIN = "plain eager"
@@ -117,7 +120,7 @@ def _measured(
     torch.manual_seed(0)
     x = torch.randn(1, net.config.channels * len(net.streams), *size) * 50
     ways: dict[str, tuple[Way, str]] = {}
-    for name, precision, make in [*_ours(net, compiler), *(_theirs(net, size, threads) if others else ())]:
+    for name, precision, make in [*_ours(net, x, threads, compiler), *(_theirs(net, size, threads) if others else ())]:
         try:
             way = make()
             way(x)
@@ -139,19 +142,21 @@ def _measured(
             "seconds": round(median, 5),
             "times as fast": round(plain / median, 2),
             **({"GFLOP/s": round(work / median, 1),
-                "of the limit": round(work / median / limit[precision], 2),
+                "of the limit": round(work / median / limit[precision], 2) if precision in limit else None,
                 "labels": round(float((labels[name] == labels[PLAIN]).mean()), 6)} if same else {}),
         })  # fmt: skip
     return rows
 
 
-def _ours(net: FCN, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
+def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
     yield PLAIN, "fp32", lambda: plain(net)
     for engine in installed():
         if engine == "compile" and not compiler:
             continue
         for precision in PRECISIONS[engine]:
             yield f"{engine} {precision}", precision, partial(prepared, net, engine, precision)
+    if "openvino" in installed() and find_spec("nncf") and find_spec("onnx"):
+        yield "openvino int8", "int8", partial(in_int8, net, x, threads)
 
 
 def _theirs(net: FCN, size: Size, threads: int) -> Iterable[tuple[str, str, Callable[[], Way]]]:
@@ -182,6 +187,26 @@ def prepared(net: FCN, engine: str, precision: str) -> Way:
     """One of our engines, and labels from its scores at the stride of the net."""
     fast = Prepared(net, engine, precision)
     return lambda x: read(fast.net, fast.coarse(x), x)["semantic"].prediction()
+
+
+def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
+    """OpenVINO with the trunk in 8-bit integers, whose ranges are those of the input at hand: for the time. Whether the
+    labels keep is a matter of trained nets and real images, and of ``fullconv export --int8``.
+    """
+    from fullconv.engines.onnx import to_onnx
+    from fullconv.engines.openvino import OpenvinoNet, of_onnx
+    from fullconv.export.quantize import in_fp32, openvino_in_int8
+
+    plain = folded(net)
+    size = x.shape[2], x.shape[3]
+    graph = to_onnx(without_ring(plain, *size), size, coarse=True)
+    run = OpenvinoNet(openvino_in_int8(of_onnx(graph), [x.numpy()], in_fp32(graph, 0)), "fp32", threads)
+
+    def way(x: Tensor) -> Labels:
+        scores = {"semantic": torch.from_numpy(next(iter(run(x.numpy()).values())))}
+        return read(plain, scores, x)["semantic"].prediction()
+
+    return way
 
 
 def write_plot(found: dict[str, Any], path: Path) -> None:

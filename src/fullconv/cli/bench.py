@@ -142,8 +142,8 @@ def _show_predict(console: Console, found: dict[str, Any]) -> None:
         )
         rows = [
             (row["way"], f"{row['seconds']:.3f}", f"{row['times as fast']:.2f}",
-             *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %", f"{100 * row['labels']:.2f} %")
-               if "labels" in row else ("-", "-", "-")))
+             *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %" if row["of the limit"] else "-",
+                f"{100 * row['labels']:.2f} %") if "labels" in row else ("-", "-", "-")))
             for row in run["ways"]
         ]  # fmt: skip
         _table(console, ("way", "seconds", "times as fast", "GFLOP/s", "of the limit", "labels as plain"), rows)
