@@ -98,6 +98,12 @@ def test_a_photograph_of_another_size(place, capsys):
     assert code == 2 and "41x56" in err and "40x56" in err and "--size dynamic" in err and "Traceback" not in err
 
 
+def test_the_flags_for_large_images_belong_to_a_checkpoint(place, capsys):
+    for flags in (["--tile", "64"], ["--memory", "500"]):
+        code, _, err = call(capsys, "predict", place / "m.onnx", place / "photo.png", "--out", place / "large", *flags)
+        assert code == 2 and "an exported file takes whole images; give the checkpoint" in err
+
+
 def test_hostile_files_are_one_line_and_exit_2(place, capsys):
     path = place / "bad.onnx"
     path.write_bytes(graph((40, 56), backbone="lenet", stride=4)[:-100])

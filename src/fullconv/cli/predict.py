@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fullconv.cli import tiling
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
+    from fullconv.inference import Predictor
     from fullconv.segmentation import Segmentation
 
 HELP = "segment images and folders of images"
@@ -57,9 +58,14 @@ def run(args: argparse.Namespace) -> int:
 
     from fullconv.cli.loading import load_model
     from fullconv.cli.show import Bar, print_json
+    from fullconv.deployed import SUFFIXES
 
-    console, settings = Console(stderr=True, soft_wrap=True), tiling.settings_of(args)
+    console = Console(stderr=True, soft_wrap=True)
+    exported = args.model.suffix in SUFFIXES  # run without torch, a whole image at a time
+    if exported:
+        tiling.refuse(args)
     predictor = load_model(args.model, args.precision)
+    settings = None if exported else tiling.settings_of(args)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
     inputs = of_dataset(args.inputs, args.split, args.submission) or [
@@ -72,9 +78,9 @@ def run(args: argparse.Namespace) -> int:
         for number, given in enumerate(inputs, start=1):
             try:
                 source, said = given.read(), None
-                if isinstance(source, Path):  # what is no file was read by its data set
+                if settings and isinstance(source, Path):  # what is no file was read by its data set
                     said = tiling.predict(
-                        predictor, source, args.out, given.name, settings, args.overlay, bar.line,
+                        cast("Predictor", predictor), source, args.out, given.name, settings, args.overlay, bar.line,
                         partial(bar.update, number - 1),
                     )  # fmt: skip
                 written.append(said or write(predictor(source), given, args.out, args.overlay))

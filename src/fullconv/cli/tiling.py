@@ -34,6 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse(args: argparse.Namespace) -> None:
+    """Refuse the flags for large images with an exported file, which takes an image as a whole."""
+    for flag in ("halo", "memory", "max_pixels", "format"):
+        if getattr(args, flag) is not None:
+            raise UsageError(f"--{flag.replace('_', '-')}: an exported file takes whole images; give the checkpoint")
+    if args.tile not in ("auto", "none"):
+        raise UsageError(f"--tile {args.tile}: an exported file takes whole images; give the checkpoint")
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """The flags as they are meant; refused in one line where they are not."""
     from fullconv.data.decoding import MAX_PIXELS
