@@ -98,6 +98,16 @@ def test_a_photograph_of_another_size(place, capsys):
     assert code == 2 and "41x56" in err and "40x56" in err and "--size dynamic" in err and "Traceback" not in err
 
 
+def test_an_exported_file_takes_tiles_too(place, capsys):
+    Image.fromarray(image(150, 170)).save(place / "wide.png")
+    for folder, flags in (("whole", []), ("tiles", ["--tile", "64"])):
+        code, _, err = call(capsys, "predict", place / "m.onnx", place / "wide.png", "--out", place / folder, *flags)
+        assert code == 0, err
+    assert "exactly the whole" in err
+    whole, tiles = (np.asarray(Image.open(place / folder / "wide.png")) for folder in ("whole", "tiles"))
+    assert (whole == tiles).mean() > 0.999
+
+
 def test_hostile_files_are_one_line_and_exit_2(place, capsys):
     path = place / "bad.onnx"
     path.write_bytes(graph((40, 56), backbone="lenet", stride=4)[:-100])
