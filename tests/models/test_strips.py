@@ -74,6 +74,16 @@ def test_strips_are_the_whole_in_the_variants_of_the_paper(variant):
         assert_whole(net, height, width, rows)
 
 
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet18"])
+def test_norms_may_be_folded(backbone):
+    net, image = lively(small(backbone, 8)), torch.randn(1, 3, 90, 60, dtype=torch.float64)
+    with torch.inference_mode():
+        whole = net.coarse(image.clone())["semantic"]
+        found = torch.cat([p["semantic"] for p in by_strips(net, image.split(32, 2), 90, 60, folded=True)], 2)
+    assert torch.allclose(found, whole, rtol=0, atol=1e-12 * max(1, float(whole.abs().max())))
+    assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in net.modules())  # the net is as it was
+
+
 def test_strips_that_are_images_of_their_own_are_not_the_whole():
     net = lively(small("vgg11", 8))
     image = torch.randn(1, 3, 256, 64, dtype=torch.float64)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from fullconv import memory
 from fullconv.data import Image
@@ -136,9 +135,7 @@ def memory_of_strip(net: FCN, rows: int, width: int, columns: int = 1) -> int:
     weights = max(
         (p.nbytes for p in net.parameters() if p.ndim == 4 and prod(p.shape[2:]) < WIDE), default=0
     )  # that a library lays out anew
-    normed = any(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
-    folded = sum(p.nbytes for p in net.parameters() if p.ndim == 4) if normed else 0  # copies with their norms
-    held = columns * (held_by_strips(net, rows, width) + folded)
+    held = columns * held_by_strips(net, rows, width)
     return held + 2 * working + min(3 * working, PIECE) + weights + (32 << 20)
 
 

@@ -115,7 +115,8 @@ class Layer:
 def layers_of(net: FCN, height: int, width: int, folded: bool = False) -> dict[str, Layer]:
     """The tensors of `FCN.coarse` for an image of that size, in their order; those named ``end`` are the scores.
 
-    folded: batch norms are multiplied into the convolutions before them, which saves their pass over the memory.
+    folded: batch norms are multiplied into the convolutions before them, which saves their pass over the memory
+    and rounds otherwise than the whole net, in which they are not.
     Raises `GeometryError` naming a layer that cannot be run in rows.
     """
     sizes = feature_sizes(net, height, width)
