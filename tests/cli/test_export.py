@@ -99,9 +99,11 @@ def test_a_photograph_of_another_size(place, capsys):
 
 
 def test_an_exported_file_takes_tiles_too(place, capsys):
+    path = place / "any.onnx"
+    path.write_bytes(graph(None, backbone="lenet", stride=4))
     Image.fromarray(image(150, 170)).save(place / "wide.png")
     for folder, flags in (("whole", []), ("tiles", ["--tile", "64"])):
-        code, _, err = call(capsys, "predict", place / "m.onnx", place / "wide.png", "--out", place / folder, *flags)
+        code, _, err = call(capsys, "predict", path, place / "wide.png", "--out", place / folder, *flags)
         assert code == 0, err
     assert "exactly the whole" in err
     whole, tiles = (np.asarray(Image.open(place / folder / "wide.png")) for folder in ("whole", "tiles"))

@@ -133,11 +133,9 @@ class Worker:
 
 def segment_on_cluster(
     args: argparse.Namespace, asked: Asked, inputs: list[Input], outputs: Outputs, told: Told,
-    say: Callable[[str], Any], seen: Callable[[Told, int], Any],
+    seen: Callable[[Told, int], Any],
 ) -> Pace:  # fmt: skip
     """Predict on the workers of a Ray cluster, into `outputs` and `told`."""
-    first = next((given.read for given in inputs if given.video is None), None)
-    ready(asked, outputs, first, say)  # what is wrong is said here, once, and an engine is found for all
     notes = args.out / f".fullconv-notes-{secrets.token_hex(4)}"
     notes.mkdir()
     task = Task(Path.cwd(), asked, inputs, outputs, args.every, args.skip_existing, notes)

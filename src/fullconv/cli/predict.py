@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fullconv.cli import tiling
 from fullconv.cli.engines import add_engine
@@ -17,11 +16,8 @@ if TYPE_CHECKING:
 
     from fullconv.cli.inputs import Input
     from fullconv.cli.loading import Asked
-    from fullconv.cli.outputs import Outputs
     from fullconv.cli.segmenting import Told
     from fullconv.many import Pace
-
-    Seen = Callable[[Told, int], Any]
 
 HELP = "segment images, folders of images and videos"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
@@ -79,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fullconv import processes
+    from fullconv.cli.loading import ready
     from fullconv.cli.outputs import Outputs
-    from fullconv.cli.segmenting import Told
+    from fullconv.cli.segmenting import Told, segment
     from fullconv.cli.show import Bar
 
     console = Console(stderr=True, soft_wrap=True)
@@ -91,16 +88,22 @@ def run(args: argparse.Namespace) -> int:
     outputs = Outputs(args.out, args.overlay, args.probability, args.entropy)
     outputs.refuse_clashes(inputs)
     args.out.mkdir(parents=True, exist_ok=True)
+    asked = replace(asked, images=len(inputs))
+    first = next((given.read for given in inputs if given.video is None), None)
+    # What is wrong with the model is said here, once, and an engine is found for all.
+    prepared = ready(asked, outputs, first, lambda line: console.print(line, highlight=False))
     told = Told()
-    if args.ray:
-        from fullconv.cli.cluster import segment_on_cluster as segment_all
-    else:
-        segment_all = segment_here
     with Bar(console, f"predicting{part}", len(inputs)) as bar:
-        asked = replace(asked, images=len(inputs))
-        pace = segment_all(
-            args, asked, inputs, outputs, told, bar.line, lambda told, number: bar.follow(told.done, number)
-        )
+
+        def seen(told: Told, number: int) -> None:
+            bar.follow(told.done, number)
+
+        if args.ray:
+            from fullconv.cli.cluster import segment_on_cluster
+
+            pace = segment_on_cluster(args, asked, inputs, outputs, told, seen)
+        else:
+            pace = segment(prepared, inputs, outputs, told, args.every, args.skip_existing, seen)
     archive = None
     if args.submission and not told.failed:
         archive = submit(args, {entry["name"]: (entry["height"], entry["width"]) for entry in told.written})
@@ -117,18 +120,6 @@ def asked_of(args: argparse.Namespace) -> Asked:
 
     settings = tiling.settings_of(args)
     return Asked(args.model, args.engine, args.precision, 1, scales_of(args.scales), args.flip, settings)
-
-
-def segment_here(
-    args: argparse.Namespace, asked: Asked, inputs: list[Input], outputs: Outputs, told: Told,
-    say: Callable[[str], Any], seen: Seen,
-) -> Pace:  # fmt: skip
-    """Predict in this process."""
-    from fullconv.cli.loading import ready
-    from fullconv.cli.segmenting import segment
-
-    first = next((given.read for given in inputs if given.video is None), None)
-    return segment(ready(asked, outputs, first, say), inputs, outputs, told, args.every, args.skip_existing, seen)
 
 
 def report(args: argparse.Namespace, console: Console, told: Told, pace: Pace, archive: Path | None) -> None:
