@@ -9,6 +9,7 @@ from test_fcn import small, strides
 from fullconv.config import ModelConfig
 from fullconv.geometry import GeometryError, Window
 from fullconv.models import build
+from fullconv.models.folding import folded
 from fullconv.models.rows import Look, convolve, layers_of
 from fullconv.models.strips import by_strips
 
@@ -79,7 +80,7 @@ def test_norms_may_be_folded(backbone):
     net, image = lively(small(backbone, 8)), torch.randn(1, 3, 90, 60, dtype=torch.float64)
     with torch.inference_mode():
         whole = net.coarse(image.clone())["semantic"]
-        found = torch.cat([p["semantic"] for p in by_strips(net, image.split(32, 2), 90, 60, folded=True)], 2)
+        found = torch.cat([p["semantic"] for p in by_strips(folded(net), image.split(32, 2), 90, 60)], 2)
     assert torch.allclose(found, whole, rtol=0, atol=1e-12 * max(1, float(whole.abs().max())))
     assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in net.modules())  # the net is as it was
 

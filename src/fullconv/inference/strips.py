@@ -5,7 +5,6 @@ An image that is too wide for a strip is cut in columns with a halo of the net's
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
@@ -67,14 +66,13 @@ def scores_by_strip(
     predictor: Predictor, strips: Iterable[Image], height: int, width: int
 ) -> Iterator[dict[str, CoarseScores]]:
     """The scores by task of successive rows of pixels, `height` in all; `strips` are the rows of the image."""
-    net = predictor.net
-    assert isinstance(net, FCN)
+    net = net_of(predictor)
     join = net.joins[-1]
     look, offset = Look(join.window, join.crop_scores), join.crop_scores
-    device = next(net.parameters()).device
+    device, kind = next(net.parameters()).device, next(net.parameters()).dtype
     inputs = (
-        to_input(torch.from_numpy(np.array(strip)[None]).to(device), predictor.header.input).contiguous(
-            memory_format=torch.channels_last
+        to_input(torch.from_numpy(np.array(strip)[None]).to(device), predictor.header.input).to(
+            kind, memory_format=torch.channels_last
         )
         for strip in strips
     )
@@ -85,10 +83,8 @@ def scores_by_strip(
     net.eval()
     try:
         while True:
-            half = torch.autocast(device.type, torch.bfloat16) if predictor.precision == "bf16" else (
-                contextlib.nullcontext()
-            )  # fmt: skip
-            with torch.inference_mode(), half:
+            half = predictor.precision == "bf16" and predictor.prepared is None
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 new = next(found, None)
             if new is None:
                 return
@@ -115,6 +111,13 @@ def scores_by_strip(
         raise
     finally:
         net.train(training)
+
+
+def net_of(predictor: Predictor) -> FCN:
+    """The net that goes over strips: the one that whole images go through, but for the ring."""
+    net = predictor.prepared.net if predictor.prepared is not None else predictor.net
+    assert isinstance(net, FCN)
+    return net
 
 
 def _cells(net: FCN, height: int, width: int) -> int:

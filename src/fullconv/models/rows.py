@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fullconv.geometry import GeometryError, Window
 from fullconv.models.cost import feature_sizes
@@ -112,11 +111,9 @@ class Layer:
             self.held = self.place
 
 
-def layers_of(net: FCN, height: int, width: int, folded: bool = False) -> dict[str, Layer]:
+def layers_of(net: FCN, height: int, width: int) -> dict[str, Layer]:
     """The tensors of `FCN.coarse` for an image of that size, in their order; those named ``end`` are the scores.
 
-    folded: batch norms are multiplied into the convolutions before them, which saves their pass over the memory
-    and rounds otherwise than the whole net, in which they are not.
     Raises `GeometryError` naming a layer that cannot be run in rows.
     """
     sizes = feature_sizes(net, height, width)
@@ -131,8 +128,7 @@ def layers_of(net: FCN, height: int, width: int, folded: bool = False) -> dict[s
             elif node.op not in ("output", "get_attr"):
                 sources = tuple("image" if s == image else s for s in net.trace.sources[name])
                 look = Look(net.trace.windows[name][0])
-                layer = _folded(trunk, node) if folded else None
-                make = _module(trunk, node, name, layer) if node.op == "call_module" else _call(trunk, node, name)
+                make = _module(trunk, node, name) if node.op == "call_module" else _call(trunk, node, name)
                 found[name + stream] = Layer(
                     tuple(source + stream for source in sources),
                     (look,) * len(sources),
@@ -145,29 +141,9 @@ def layers_of(net: FCN, height: int, width: int, folded: bool = False) -> dict[s
     return found
 
 
-def _folded(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """A convolution with the batch norm behind it, and nothing in place of that norm; None for every other node."""
-
-    def pair(first: fx.Node, second: fx.Node) -> tuple[nn.Conv2d, nn.BatchNorm2d] | None:
-        if first.op != "call_module" or second.op != "call_module" or len(first.users) != 1:
-            return None
-        conv, norm = trunk.get_submodule(str(first.target)), trunk.get_submodule(str(second.target))
-        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-            return None
-        return (conv, norm) if type(conv).forward is nn.Conv2d.forward else None
-
-    if node.op == "call_module" and (found := pair(node, next(iter(node.users)))):
-        return fuse_conv_bn_eval(*found)
-    if node.op == "call_module" and pair(node.all_input_nodes[0], node):
-        return nn.Identity()
-    return None
-
-
-def _module(
-    trunk: fx.GraphModule, node: fx.Node, name: str, other: nn.Module | None = None
-) -> Callable[[Seen], Tensor]:
-    """How a module makes rows, or another in its place."""
-    layer = other or trunk.get_submodule(str(node.target))
+def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], Tensor]:
+    """How a module makes rows."""
+    layer = trunk.get_submodule(str(node.target))
     rows, columns = windows_of(layer) or (POINT, POINT)
     if (rows, columns) == (POINT, POINT):
         shared = getattr(layer, "inplace", False) and len(node.all_input_nodes[0].users) > 1

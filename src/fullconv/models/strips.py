@@ -18,16 +18,14 @@ from fullconv.models.fcn import FCN
 from fullconv.models.rows import INFINITY, Layer, Seen, layers_of
 
 
-def by_strips(
-    net: FCN, strips: Iterable[Tensor], height: int, width: int, folded: bool = False
-) -> Iterator[dict[str, Tensor]]:
+def by_strips(net: FCN, strips: Iterable[Tensor], height: int, width: int) -> Iterator[dict[str, Tensor]]:
     """The fused scores at the net's stride by task, those of `FCN.coarse`, in rows from top to bottom.
 
     strips: the net's own input, (1, C, rows, width), of `height` rows in all. From each come, in one or more parts,
-    the scores that can be told by then, (1, K, rows, columns). folded: as for `layers_of`. Raises `GeometryError` for a
-    net that can only be run as a whole.
+    the scores that can be told by then, (1, K, rows, columns). Raises `GeometryError` for a net that can only be run as
+    a whole.
     """
-    layers = layers_of(net, height, width, folded)
+    layers = layers_of(net, height, width)
     users = {name: [user for user, layer in layers.items() if name in layer.sources] for name in layers}
     ends = {task: layers[f"end{end}"] for task, end in net.tasks.items()}
     (top, bottom), (left, right) = net.margin.of(height), net.margin.of(width)
