@@ -34,19 +34,19 @@ def test_too_little_memory_is_one_line_and_parts_are_the_way_out(tmp_path):
     net = fullconv.build(ModelConfig("vgg11", stride=8, num_classes=3, width=1 / 8))
     model = tmp_path / "model.safetensors"
     weights.save(model, net.state_dict(), weights.Header(net.config, LabelSpace.of("abc"), CONVENTIONS["torchvision"]))
-    image(tmp_path / "photo.png", (2000, 2400))
+    image(tmp_path / "photo.png", (2400, 2800))
 
     def predict(*flags):
         words = ["predict", model, tmp_path / "photo.png", "--out", tmp_path / "o", "--engine", "torch", *flags]
-        command = [sys.executable, "-c", LIMITED, str(330 << 20), *map(str, words)]
+        command = [sys.executable, "-c", LIMITED, str(420 << 20), *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     whole = predict("--tile", "none")
     lines = [line for line in whole.stderr.splitlines() if line.startswith("fullconv: error: ")]
     assert whole.returncode == 1 and len(lines) == 1 and "Traceback" not in whole.stderr, whole.stderr
-    assert "image of 2000x2400: out of memory" in lines[0] and "--tile" in lines[0]
+    assert "image of 2400x2800: out of memory" in lines[0] and "--tile" in lines[0]
     assert not list((tmp_path / "o").iterdir())
     parts = predict()
     assert parts.returncode == 0, parts.stderr
     with Image.open(tmp_path / "o" / "photo.png") as mask:
-        assert mask.size == (2400, 2000)
+        assert mask.size == (2800, 2400)
