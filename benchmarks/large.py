@@ -109,7 +109,7 @@ def equality(model: Path, image: Path) -> dict[str, Any]:
     from fullconv.data.windows import Decoded
     from fullconv.inference import load
     from fullconv.inference.planning import reach
-    from fullconv.inference.strips import labels_by_strip
+    from fullconv.inference.strips import labels_by_strip, net_of
     from fullconv.inference.tiles import cut, labels_by_tile, scores_by_tile
     from fullconv.models.input import to_input
     from fullconv.models.strips import by_strips
@@ -126,7 +126,7 @@ def equality(model: Path, image: Path) -> dict[str, Any]:
     by_strip = np.concatenate([rows["semantic"] for rows in labels_by_strip(predictor, source, 96, columns)])
     with torch.inference_mode():
         strips = to_input(torch.from_numpy(pixels[None]), predictor.header.input).split(96, 2)
-        scores = torch.cat([rows["semantic"] for rows in by_strips(predictor.net, strips, height, width)], 2)
+        scores = torch.cat([rows["semantic"] for rows in by_strips(net_of(predictor), strips, height, width)], 2)
     worst = float(np.abs(scores[0].numpy() - whole.scores).max())
     found["strips"] = {"labels": int((by_strip != labels).sum()), "scores": worst / most}
     tiles = cut(height, width, 512, far)
