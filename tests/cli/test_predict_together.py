@@ -30,13 +30,14 @@ def place(tmp_path_factory):
     with pytest.raises(SystemExit):
         from fullconv.cli import main
 
-        main(["predict", str(root / "model.safetensors"), str(root / "photos"), "--out", str(root / "masks")])
+        words = [str(root / "model.safetensors"), str(root / "photos"), "--out", str(root / "masks")]
+        main(["predict", *words, "--engine", "torch"])  # which all of these tests take: a trial takes seconds
     return root
 
 
 def start(*words):
     """The command in a process of its own, with one thread."""
-    command = [sys.executable, "-m", "fullconv", "predict", *map(str, words)]
+    command = [sys.executable, "-m", "fullconv", "predict", *map(str, words), "--engine", "torch"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
