@@ -320,3 +320,41 @@ def test_the_faults_of_long_runs_are_those_that_were_measured():
     cost = found["cost"]
     assert f"of 401 MB takes {cost['large']['of torch.save']:.1f} times" in text
     assert cost["small"]["of torch.save"] < 2.5 and cost["small"]["of torch.save into place"] < 1.25
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+
+def measured(name):
+    import json
+
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())["runs"]
+
+
+def test_the_speed_of_prediction_is_that_of_the_result_file():
+    titles = ("way", "threads", "seconds", "times as fast", "GFLOP/s", "labels as plain")
+    ways = [(run["threads"], way) for run in measured("bench-predict.json") for way in run["ways"]]
+    for row, (threads, way) in zip(table("speed.md", *titles), ways, strict=True):
+        assert (row["way"], row["threads"]) == (way["way"], str(threads))
+        assert row["seconds"] == f"{way['seconds']:.2f}" and row["times as fast"] == f"{way['times as fast']:.1f}"
+        if "labels" in way:
+            assert (
+                row["GFLOP/s"] == f"{way['GFLOP/s']:.0f}" and row["labels as plain"] == f"{100 * way['labels']:.2f} %"
+            )
+
+
+def test_the_speed_of_small_nets_is_that_of_the_result_file():
+    runs = measured("bench-predict-mobilenet.json")
+    sizes = ["x".join(map(str, run["size"])) for run in runs]
+    rows = table("speed.md", "way", *sizes)
+    for row, *ways in zip(rows, *(run["ways"] for run in runs), strict=True):
+        assert {way["way"] for way in ways} == {row["way"]}
+        assert [row[size] for size in sizes] == [f"{1000 * way['seconds']:.0f}" for way in ways]
+
+
+def test_the_readme_has_the_newest_speed():
+    run = measured("bench-predict.json")[0]
+    lines = (ROOT / "README.md").read_text().splitlines()
+    for way in run["ways"]:
+        if way["way"] == "plain eager" or way["way"].split()[0] in ("torch", "onnx", "openvino"):
+            assert f"| {way['way']} | {way['seconds']:.2f} | {way['times as fast']:.1f} |" in lines

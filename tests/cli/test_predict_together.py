@@ -18,6 +18,7 @@ from predicting import checkpoint, image, names, predict, refused
 from ranks import done, torchrun
 
 NUMBER = 40
+TORCH = ["--engine", "torch"]
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,13 @@ def place(tmp_path_factory):
         from fullconv.cli import main
 
         words = [str(root / "model.safetensors"), str(root / "photos"), "--out", str(root / "masks")]
-        main(["predict", *words, "--engine", "torch"])  # which all of these tests take: a trial takes seconds
+        main(["predict", *words, *TORCH])  # which all of these tests take: a trial takes seconds
     return root
 
 
 def start(*words):
     """The command in a process of its own, with one thread."""
-    command = [sys.executable, "-m", "fullconv", "predict", *map(str, words), "--engine", "torch"]
+    command = [sys.executable, "-m", "fullconv", "predict", *map(str, words), *TORCH]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -73,7 +74,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(place, tmp_path, caps
         with Image.open(tmp_path / name) as mask:
             mask.load()
     said = predict(
-        capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--flip", "--skip-existing"
+        capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--flip", "--skip-existing", *TORCH
     )
     assert said["skipped"] == len(there) and len(said["written"]) == NUMBER - len(there)
 
@@ -85,7 +86,7 @@ def test_torchrun_divides_the_images_and_a_bad_one_ends_no_other(place, tmp_path
         (tmp_path / "in" / f"{k:02d}.png").symlink_to(place / "photos" / f"{k:02d}.png")
     (tmp_path / "in" / "01.png").write_bytes(b"<!doctype html>")
     words = ["-m", "fullconv", "predict", place / "model.safetensors", tmp_path / "in", "--out", tmp_path / "o"]
-    out = done(torchrun(2, *words, "--flip", "--scales", "1,1.5,2"), code=1)
+    out = done(torchrun(2, *words, *TORCH, "--flip", "--scales", "1,1.5,2"), code=1)
     assert "01.png: an HTML page" in out and "(part 1 of 2)" in out and "(part 2 of 2)" in out
     assert names(tmp_path / "o") == [f"{k:02d}.png" for k in range(NUMBER) if k != 1]
 
@@ -93,13 +94,13 @@ def test_torchrun_divides_the_images_and_a_bad_one_ends_no_other(place, tmp_path
 def test_torchrun_and_a_shard_are_too_much(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    line = refused(capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--shard", "1/2")
+    line = refused(capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--shard", "1/2", *TORCH)
     assert line == "torchrun: it divides the images by itself; leave --shard and --ray out"
 
 
 def test_without_ray_it_says_how_to_get_it(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    words = [place / "model.safetensors", place / "photos", "--out", tmp_path / "o", "--ray", "local"]
+    words = [place / "model.safetensors", place / "photos", "--out", tmp_path / "o", "--ray", "local", *TORCH]
     assert refused(capsys, *words) == "--ray: it needs Ray; pip install 'fullconv[dist]'"
     assert not names(tmp_path / "o")
 
@@ -193,8 +194,10 @@ def test_no_cluster_is_one_line(place, tmp_path, capsys, monkeypatch):
         raise ConnectionError("Could not find any running Ray instance.\nMore.")
 
     monkeypatch.setattr(ray, "init", init)
-    line = refused(capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--ray", "auto")
+    line = refused(capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--ray", "auto", *TORCH)
     assert line.startswith("--ray auto: no cluster answers (Could not find any running Ray instance.)")
-    line = refused(capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--ray", "127.0.0.1:1")
+    line = refused(
+        capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--ray", "127.0.0.1:1", *TORCH
+    )
     assert line.startswith("--ray 127.0.0.1:1: no cluster answers (")
     assert not list(tmp_path.iterdir()), "notes were left"
