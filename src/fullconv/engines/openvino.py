@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def of_net(net: FCN, size: Size) -> Model:
 
 def of_onnx(graph: ModelProto) -> Model:
     """An ONNX graph as OpenVINO has it."""
-    return present().Core().read_model(graph.SerializeToString())
+    return core().read_model(graph.SerializeToString())
 
 
 def write_card(model: Model, card: Card) -> None:
@@ -79,12 +80,11 @@ def read(path: Path) -> Model:
 
     Raises `UsageError` naming the file.
     """
-    openvino = present()
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise UsageError(f"{shown(path)}: {shown(weights.name)} with its weights is not beside it; copy both files")
     try:
-        return openvino.Core().read_model(path, weights)
+        return core().read_model(path, weights)
     except RuntimeError as problem:
         raise UsageError(
             f"{shown(path)}: OpenVINO does not read it ({_last_line(problem)}); take another copy"
@@ -110,15 +110,13 @@ class OpenvinoNet:
     """
 
     def __init__(self, model: Model | Path, precision: str = "fp32", threads: int | None = None) -> None:
-        openvino = present()
         if precision not in PRECISIONS:
             raise UsageError(f"precision '{precision}': there is no such precision; One of: {', '.join(PRECISIONS)}")
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
-        core = openvino.Core()
         try:
-            self.compiled = core.compile_model(read(model) if isinstance(model, Path) else model, "CPU", settings)
+            self.compiled = core().compile_model(read(model) if isinstance(model, Path) else model, "CPU", settings)
         except RuntimeError as problem:
             raise UsageError(
                 f"openvino: it does not take this model ({_last_line(problem)}); export it again"
@@ -147,6 +145,16 @@ def _last_line(problem: Exception) -> str:
     """Its messages begin with the places in its source, and end with what is wrong."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return shown(lines[-1][:200]) if lines else type(problem).__name__
+
+
+@cache
+def core() -> Any:
+    """What compiles models: one for the life of the process. With its part for the CPU comes a stack for signals
+    (sigaltstack), which it takes away when it goes, and then the next signal ends the process.
+    """
+    found = present().Core()
+    found.get_property("CPU", "FULL_DEVICE_NAME")  # brings that part in, before anybody else makes a core
+    return found
 
 
 def present() -> Any:

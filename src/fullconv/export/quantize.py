@@ -95,9 +95,9 @@ def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], exact: l
 
 def present_nncf() -> Any:
     """Nncf, or the way to it; it tells its makers nothing either (see `fullconv.engines.openvino.present`)."""
-    from fullconv.engines.openvino import present
+    from fullconv.engines.openvino import core
 
-    present()
+    core()  # before nncf makes one of its own
     try:
         with without_warnings():
             import nncf
