@@ -1,5 +1,6 @@
 """OpenVINO runs the net, in the arithmetic that is asked for, and tells nobody."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,3 +123,30 @@ def test_a_damaged_text_is_one_line(change, said):
     with pytest.raises(UsageError, match=said) as refused:
         Card.from_json(text.replace(*change, 1), Path("m.onnx"))
     assert "\n" not in str(refused.value)
+
+
+SIGNALLED = """
+import faulthandler, gc, os, signal
+import torch
+from fullconv.config import ModelConfig
+from fullconv.engines.prepared import Prepared
+from fullconv.models import build
+
+faulthandler.enable()  # gives signals a stack of their own, as pytest and Ray do
+signal.signal(signal.SIGUSR1, lambda *_: print("alive"))
+net = build(ModelConfig("lenet", 4, 3)).eval()
+nets = [Prepared(net, "openvino", precision) for precision in ("fp32", "bf16", "fp32")]
+for prepared in nets:
+    prepared.coarse(torch.rand(1, 3, 32, 32))
+del prepared
+while nets:
+    del nets[0]
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_signals_are_survived_when_a_net_has_gone():
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.split() == ["alive"] * 3, done.stderr

@@ -38,8 +38,8 @@ def to_openvino(net: FCN, size: Size | None, coarse: bool = False) -> Model:
 def of_net(net: FCN, size: Size) -> Model:
     """The net as OpenVINO has it, for images of one size, one at a time, with its coarse scores as outputs.
 
-    For use at once: no file is made on the way, so it takes a third of the time of `to_openvino`. Weights are copied: a
-    model that shares them with torch holds Python's objects, which its own threads would give up when it goes.
+    For use at once: no file is made on the way, so it takes a third of the time of `to_openvino`. Weights are copied;
+    the model needs nothing of torch's afterwards.
     """
     import torch
 
