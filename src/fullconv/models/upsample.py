@@ -59,8 +59,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, offset: int, height: int, width: int) -> Tensor:
         """Upsample and crop; in at least single precision, since half would round the interpolated scores away."""
         if self.weight is not None:
-            if not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu"):  # scores of half precision, upsampled in single
-                x = x.to(self.weight.dtype)
+            if not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu"):
+                x = x.to(self.weight.dtype)  # scores of half precision, upsampled in single
             full = F.conv_transpose2d(x, self.weight, stride=self.window.stride)
             return full[:, :, offset : offset + height, offset : offset + width]
         with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
