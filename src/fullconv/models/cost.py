@@ -9,7 +9,7 @@ All counts are of one image, in numbers of 4 bytes; only the weights do not grow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -176,11 +176,15 @@ def _steps(net: FCN, height: int, width: int, training: bool) -> Iterator[_Step]
     yield _Step("padded", ("image",), 0 if padded == (height, width) else channels * prod(padded))
     for stream in net.streams:
         yield from _trunk_steps(net, stream, sizes, training)
+    coarse: dict[str, tuple[str, Pair]] = {}
     for end in net.tasks.values():
-        yield from _head_steps(net, end, sizes, height, width)
+        coarse[end] = yield from _decode_steps(net, end, sizes)
     features = (f"{name}{stream}" for stream in net.streams for name in net.features)
+    yield _Step("coarse", ("padded", *features))
+    for end, (scores, here) in coarse.items():
+        yield _upsample_step(net, len(net.joins) - 1, end, f"logits{end}", (scores,), here, (height, width))
     logits = (f"logits{end}" for end in net.tasks.values())
-    yield _Step("end", ("image", "padded", *features, *logits))
+    yield _Step("end", ("image", *(scores for scores, _ in coarse.values()), *logits))
 
 
 # The trunk: what each kind of layer makes and keeps.
@@ -273,8 +277,8 @@ def _pointwise_step(kind: str, in_place: bool, name: str, sources: tuple[str, ..
 # The head: scores, upsampling, skips.
 
 
-def _head_steps(net: FCN, end: str, sizes: Sizes, height: int, width: int) -> Iterator[_Step]:
-    """The steps of `FCN.decode` for one task, whose layers end in `end`; the last is named ``logits``."""
+def _decode_steps(net: FCN, end: str, sizes: Sizes) -> Generator[_Step, None, tuple[str, Pair]]:
+    """The steps of `FCN.decode` for one task, whose layers end in `end`; the name and size of the scores it gives."""
     classes = _score(net, 0, net.streams[0], end).out_channels
     yield from _score_steps(net, 0, end, sizes)
     scores, here = f"scores 0{end}", sizes[net.features[0]]
@@ -288,7 +292,7 @@ def _head_steps(net: FCN, end: str, sizes: Sizes, height: int, width: int) -> It
         needed = (upsampled, skip) if net.fuse is torch.maximum else ()
         yield _Step(fused, (upsampled, skip, scores), classes * prod(goal), keeps=needed)
         scores, here, held = fused, goal, (skip, upsampled)
-    yield _upsample_step(net, len(net.joins) - 1, end, f"logits{end}", (scores, *held), here, (height, width))
+    return scores, here
 
 
 def _score(net: FCN, level: int, stream: str, end: str) -> nn.Conv2d:
