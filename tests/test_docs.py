@@ -358,3 +358,16 @@ def test_the_readme_has_the_newest_speed():
     for way in run["ways"]:
         if way["way"] == "plain eager" or way["way"].split()[0] in ("torch", "onnx", "openvino"):
             assert f"| {way['way']} | {way['seconds']:.2f} | {way['times as fast']:.1f} |" in lines
+
+
+def test_the_numbers_of_large_images_are_those_of_the_result_file():
+    import json
+
+    found = json.loads((ROOT / "benchmarks" / "results" / "large.json").read_text())["cases"]
+    large, equal = found["100 MP, FCN-8s MobileNetV2"], found["3000x2000, strips and tiles against the whole, fp32"]
+    text = " ".join((DOCS / "large-images.md").read_text().split())
+    assert f"takes {large['peak_bytes'] / 1e9:.1f} GB of memory at most" in text
+    assert f"{large['seconds_per_megapixel']:.2f} seconds per megapixel, {large['ratio']:.2f} times those" in text
+    assert f"{equal['strips']['labels']} labels differ between strips and the whole" in text
+    assert f"{equal['tiles']['labels']} between {equal['tiles']['of']} tiles and the whole" in text
+    assert equal["strips"]["scores"] == equal["tiles"]["scores"] == 0 and "difference of a score is 0.0" in text
