@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Image, photograph
+from fullconv.data import Image
 from fullconv.engines.card import COARSE, LOGITS, Card
 from fullconv.errors import UsageError, shown
 from fullconv.labels import LabelSpace
-from fullconv.segmentation import CoarseScores, Segmentation
+from fullconv.segmentation import CoarseScores, Segmentation, segmented
 from fullconv.segmentation.input import check_input, read_input, to_input
 
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
@@ -79,11 +79,7 @@ class Exported:
     def __call__(self, image: Image | str | Path) -> Segmentation:
         """The segmentation of an image: the path of one, or what `coarse` takes."""
         pixels = self.read(image) if isinstance(image, str | Path) else image
-        found = self.coarse(pixels)
-        second = self.header.geometric
-        seen = photograph(pixels)
-        geometric = Segmentation(seen, found["geometric"], second) if second else None
-        return Segmentation(seen, found["semantic"], self.labels, geometric)
+        return segmented(pixels, self.coarse(pixels), self.header.tasks)
 
 
 def load_exported(

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fullconv import memory, weights
-from fullconv.data import Image, photograph
+from fullconv.data import Image
 from fullconv.engines.prepared import SIGHT, Prepared, check
 from fullconv.errors import RunError, UsageError
 from fullconv.labels import LabelSpace
 from fullconv.models import FCN, build
 from fullconv.models.input import to_input
-from fullconv.segmentation import CoarseScores, Segmentation
+from fullconv.segmentation import CoarseScores, Segmentation, segmented
 from fullconv.segmentation.input import check_input, read_input
 from fullconv.weights import Header
 
@@ -100,11 +100,7 @@ class Predictor:
     def __call__(self, image: Image | str | Path) -> Segmentation:
         """The segmentation of an image: the path of one, (H, W, 3) uint8 RGB, or what `outputs` takes."""
         pixels = self.read(image) if isinstance(image, str | Path) else image
-        found = self.coarse(pixels)
-        shown = photograph(pixels)
-        second = self.header.geometric
-        geometric = Segmentation(shown, found["geometric"], second) if "geometric" in found and second else None
-        return Segmentation(shown, found["semantic"], self.labels, geometric)
+        return segmented(pixels, self.coarse(pixels), self.header.tasks)
 
 
 def run(net: nn.Module, x: Tensor) -> dict[str, CoarseScores]:

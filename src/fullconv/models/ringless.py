@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -85,17 +86,11 @@ def rewritten(trunk: fx.GraphModule, trace: Trace, plan: Plan) -> fx.GraphModule
         elif name not in plan.ring:
             whole[node] = graph.node_copy(node, completed)
             if node.op in ("call_module", "get_attr"):
-                parts[str(node.target)] = layers.get(str(node.target)) or _attribute(trunk, str(node.target))
+                parts[str(node.target)] = attrgetter(str(node.target))(trunk)
         elif not _waits(node, names, layers, plan):
             above[name] = _Above(graph, parts, trace, plan, names, layers, above).write(node)
     made = fx.GraphModule(parts, graph)
     return made.eval()
-
-
-def _attribute(trunk: nn.Module, target: str) -> Any:
-    for part in target.split("."):
-        trunk = getattr(trunk, part)
-    return trunk
 
 
 def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -210,7 +211,7 @@ def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], T
             parts[given[0]] = parts[given[0]].clone()
 
         def value(source: fx.Node) -> Any:
-            return parts[source] if source in parts else _attribute(trunk, str(source.target))
+            return parts[source] if source in parts else attrgetter(str(source.target))(trunk)
 
         args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
         if node.op == "call_method":
@@ -219,11 +220,6 @@ def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], T
         return node.target(*args, **kwargs)
 
     return make
-
-
-def _attribute(trunk: nn.Module, target: str) -> object:
-    *path, last = target.split(".")
-    return getattr(trunk.get_submodule(".".join(path)), last)
 
 
 def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Layer]]:

@@ -4,13 +4,14 @@ net is read like any other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import images
+from fullconv.data import Image, images, photograph
 from fullconv.labels import LabelSpace
 from fullconv.segmentation import confidence
 from fullconv.segmentation.coarse import CoarseScores
@@ -54,4 +55,12 @@ class Segmentation:
         return images.overlay(self.image, self.prediction, self.labels, alpha)
 
 
-__all__ = ["CoarseScores", "Segmentation"]
+def segmented(image: Image, found: Mapping[str, CoarseScores], tasks: Mapping[str, LabelSpace]) -> Segmentation:
+    """What a net with these tasks says of an image that it was given, from its scores by task."""
+    seen = photograph(image)
+    second = tasks.get("geometric") if "geometric" in found else None
+    geometric = Segmentation(seen, found["geometric"], second) if second else None
+    return Segmentation(seen, found["semantic"], tasks["semantic"], geometric)
+
+
+__all__ = ["CoarseScores", "Segmentation", "segmented"]
