@@ -9,7 +9,7 @@ from torch import nn
 import fullconv
 from fullconv.config import ModelConfig
 from fullconv.models import product
-from fullconv.models.product import ProductConv2d, use_products
+from fullconv.models.product import PointConv2d, ProductConv2d, is_point, use_products
 
 
 @settings(max_examples=40)
@@ -63,3 +63,31 @@ def test_in_half_precision_it_is_as_near_as_the_convolution(kind):
         found, usual = made(x), conv(x)
     assert found.dtype == usual.dtype
     assert (found.float() - exact).abs().max() <= 2 * (usual.float() - exact).abs().max() + 1e-3
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_of_one_tap_it_is_the_convolution(n, c, o, height, width, bias):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(c, o, 1, bias=bias).double()
+    x = torch.randn(n, c, height, width, dtype=torch.double)
+    wanted = layer(x)
+    layer.__class__ = PointConv2d
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-12, atol=1e-13)
+    assert layer(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("layer", "worth"),
+    [
+        (nn.Conv2d(2048, 2048, 1), True),
+        (nn.Conv2d(2048, 2048, 1, stride=2), False),
+        (nn.Conv2d(2048, 2048, 1, padding=1), False),
+        (nn.Conv2d(4096, 2048, 1, groups=2), False),
+        (nn.Conv2d(512, 512, 1), False),
+        (nn.Conv2d(512, 1024, 3), False),
+        (nn.Linear(2048, 2048), False),
+    ],
+)
+def test_which_are_worth_it(layer, worth):
+    assert is_point(layer) == worth

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullconv import memory
 from fullconv.models.fcn import FCN
+from fullconv.models.product import PointConv2d, is_point
+from fullconv.models.winograd import WORTH, WinogradConv2d, bytes_at_points, fewer, transformed
+
+SHARE = 0.4
+"""Of the memory that is available: what weights that are kept a second time may take."""
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,6 +55,36 @@ def converted(net: FCN, precision: str) -> FCN:
         for end in found.tasks.values():
             found.get_submodule(f"{name}{end}").float()
     return found.eval()
+
+
+class Quick:
+    """Makes nets that share the weights of one faster in single precision, by other forms of some layers: those of many
+    channels multiply less (`fullconv.models.winograd`), and fc7 is a product (`fullconv.models.product`).
+
+    The weights of the first kind are kept a second time, 1.3 to 4 times as large, for all nets that share them; where
+    memory is too short for that these layers stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[Tensor, Tensor] = {}
+
+    def __call__(self, net: FCN) -> FCN:
+        """A copy of a net; layers that do not change are shared."""
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and fewer(layer) >= WORTH]
+        new = [layer.weight for layer in layers if layer.weight not in self.values]
+        if sum(map(bytes_at_points, new)) <= SHARE * memory.available():
+            self.values.update((weight, transformed(weight)) for weight in new)
+        found: FCN = self._copied(net)
+        return found
+
+    def _copied(self, module: Any) -> Any:
+        if isinstance(module, nn.Conv2d) and module.weight in self.values:
+            return WinogradConv2d(module, self.values[module.weight])
+        found = copy.copy(module)
+        if is_point(module):
+            found.__class__ = PointConv2d
+        found._modules = {name: m if m is None else self._copied(m) for name, m in module._modules.items()}
+        return found
 
 
 def form(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
