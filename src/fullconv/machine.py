@@ -14,3 +14,12 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself (AVX-512 BF16 or AMX). Elsewhere libraries emulate it, many times
+    slower than single precision.
+    """
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())

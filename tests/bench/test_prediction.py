@@ -8,6 +8,7 @@ import torch
 
 from fullconv.bench import peers, predict
 from fullconv.cli import main
+from fullconv.machine import multiplies_bf16
 
 SMALL = {"width": 1 / 16, "sizes": ((70, 90),), "threads": (1,), "rounds": 1}
 
@@ -25,7 +26,8 @@ def test_every_way_is_measured_and_says_the_same():
     assert torch.get_num_threads() == before
     (run,) = found["runs"]
     ways = {row["way"]: row for row in run["ways"]}
-    assert {predict.PLAIN, "torch fp32", "torch bf16"} <= set(ways) and ways[predict.PLAIN]["times as fast"] == 1
+    assert {predict.PLAIN, "torch fp32"} <= set(ways) and ways[predict.PLAIN]["times as fast"] == 1
+    assert ("torch bf16" in ways) == multiplies_bf16()
     for row in run["ways"]:
         if "labels" in row:
             least = {"bf16": 0.95, "int8": 0.8}.get(row["way"][-4:], 0.999)
@@ -81,3 +83,25 @@ def test_the_verb_prints_writes_and_draws(torch_alone, tmp_path, capsys):
         with pytest.raises(SystemExit) as left:
             main([*words, *wrong])
         assert left.value.code == 2
+
+
+def test_memory_is_that_of_a_process_of_its_own(tmp_path, capsys):
+    words = ["bench", "predict", "--width", "0.0625", "--sizes", "64", "--threads", "1", "--rounds", "1", "--ours"]
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--memory", "--json"])
+    assert not left.value.code
+    said = capsys.readouterr()
+    rows = {row["way"]: row["peak bytes"] for row in json.loads(said.out)["runs"][0]["ways"]}
+    assert set(rows) >= {predict.PLAIN, "torch fp32"} and "memory" in said.err
+    assert all(100e6 < peak < 3e9 for peak in rows.values())
+
+
+def test_every_way_of_others_says_what_the_net_says():
+    """Those that are installed: their labels, or classes of the size of the image."""
+    net = predict.random_net("vgg11", 1 / 16, "paper")
+    x = predict.random_input(net, (64, 96))
+    wanted = predict.plain(net)(x)
+    for _, make in peers.engines(net, (64, 96), 2):
+        assert (make()(x) == wanted).mean() > 0.999
+    for _, make in peers.nets(5):
+        assert make()(x).shape == (64, 96)

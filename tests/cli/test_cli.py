@@ -65,6 +65,13 @@ def test_evaluate_says_what_the_library_says(trained, digits_folder, capsys):
     assert code == 0
     assert "mean IU" in out
     assert "background" in out
+    code, out, _ = call(
+        capsys, "evaluate", trained / "model.safetensors", digits_folder, "--engine", "eager", "--precision", "bf16",
+        "--json",
+    )  # fmt: skip
+    half = json.loads(out)
+    assert (code, half["engine"], half["precision"]) == (0, "eager", "bf16")
+    assert said["engine"] == "torch" and abs(half["mean_iu"] - said["mean_iu"]) < 0.05
 
 
 def test_predict_writes_masks_at_the_size_of_each_image(trained, digits_folder, tmp_path, capsys):

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -370,16 +371,7 @@ def test_random_weights_keep_the_signal(name):
 
 @pytest.fixture(scope="module")
 def torchvision():
-    """torchvision, whose wheel wants operators that only its own libraries define: their schemas are enough here."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    try:
-        import torchvision
-    except (ImportError, RuntimeError) as problem:
-        pytest.skip(f"torchvision does not import here: {problem}")
-    yield torchvision
+    return zoo.torchvision()
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("resnet", "squeezenet", "mobilenet"))])

@@ -18,6 +18,7 @@ from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
 from fullconv.data import open_dataset
 from fullconv.errors import RunError, UsageError
 from fullconv.evaluation import evaluate
+from fullconv.machine import multiplies_bf16
 from fullconv.training import State, fit
 from fullconv.training.checkpoint import newest_state, save_state
 from fullconv.training.log import read_log
@@ -79,7 +80,7 @@ def test_the_best_net_is_kept_with_the_score_it_really_has(whole, digits_folder)
     assert predictor.header.provenance["val"]["mean_iu"] == best
 
 
-CONFIG_PRECISION = "bf16" if fullconv.training.bf16_is_fast() else "fp32"
+CONFIG_PRECISION = "bf16" if multiplies_bf16() else "fp32"
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -8,13 +8,14 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """What the times were measured on: processor, cores, threads, versions."""
+    """What the times were measured on: processor, what it has for speed, cores, threads, versions."""
     import torch
 
-    from fullconv.machine import processor
+    from fullconv.machine import multiplies_bf16, processor
 
     return {
         "cpu": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + (", bf16" if multiplies_bf16() else ""),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullconv.models import FCN
+from fullconv.models.zoo import library
 
 Labels = NDArray[np.integer]
 Way = Callable[[Tensor], Labels]
@@ -84,11 +85,11 @@ def _opencv(net: FCN, size: tuple[int, int], threads: int) -> Way:
 
 def _mnn(net: FCN, size: tuple[int, int], threads: int) -> Way:
     import MNN  # type: ignore[import-not-found]
-    from MNN.tools import mnnconvert  # type: ignore[import-not-found]
+    from _tools import mnnconvert  # type: ignore[import-not-found]  # MNN.tools' would call home, and install for it
 
     folder = TemporaryDirectory()
     path = _written(net, size, folder.name)
-    mnnconvert.convert(["", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", f"{path}.mnn"])
+    mnnconvert(["", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", f"{path}.mnn"])
     manager = MNN.nn.create_runtime_manager(({"backend": 0, "numThread": threads, "precision": "high"},))
     read = MNN.nn.load_module_from_file(f"{path}.mnn", ["image"], ["logits"], runtime_manager=manager)
 
@@ -101,13 +102,14 @@ def _mnn(net: FCN, size: tuple[int, int], threads: int) -> Way:
 
 
 def _torchvision(name: str, classes: int) -> Way:
-    import torchvision
-
-    net = getattr(torchvision.models.segmentation, name)(weights=None, weights_backbone=None, num_classes=classes)
+    net = getattr(library("torchvision").models.segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=classes
+    )
     return _eager(net, lambda found: found["out"])
 
 
 def _smp(classes: int) -> Way:
+    library("timm")  # which it stands on
     import segmentation_models_pytorch as smp  # type: ignore[import-not-found]
 
     net = smp.Unet("resnet34", encoder_weights=None, classes=classes)
@@ -117,7 +119,8 @@ def _smp(classes: int) -> Way:
         height, width = (-side % 32 for side in x.shape[2:])
         return nn.functional.pad(x, (0, width, 0, height))
 
-    return _eager(net, lambda found: found, padded)
+    way = _eager(net, lambda found: found, padded)
+    return lambda x: way(x)[: x.shape[2], : x.shape[3]]
 
 
 def _eager(net: nn.Module, logits: Callable[..., Tensor], given: Callable[[Tensor], Tensor] = lambda x: x) -> Way:

@@ -26,6 +26,7 @@ from fullconv.bench.train import Dense
 from fullconv.config import ModelConfig, Size
 from fullconv.engines.prepared import PRECISIONS, Prepared, installed
 from fullconv.inference import read
+from fullconv.machine import multiplies_bf16
 from fullconv.models import FCN, build
 from fullconv.models.cost import cost
 from fullconv.models.folding import folded
@@ -87,7 +88,8 @@ def random_net(backbone: str, width: float, padding: str, classes: int = 21) -> 
 def machine_limit(side: int = 1536, rounds: int = 5) -> dict[str, float]:
     """GFLOP/s at which this machine multiplies at best in what torch has: a matrix product, and a convolution."""
     best = {}
-    for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    kinds = {"fp32": torch.float32, **({"bf16": torch.bfloat16} if multiplies_bf16() else {})}
+    for name, kind in kinds.items():
         square = torch.randn(side, side).to(kind)
         image = torch.randn(1, 256, 64, 64).to(kind).contiguous(memory_format=torch.channels_last)
         weight = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
@@ -117,25 +119,24 @@ def _gflop(net: FCN, size: Size) -> float:
 def _measured(
     net: FCN, size: Size, threads: int, rounds: int, compiler: bool, others: bool, limit: dict[str, float], say: Report
 ) -> list[dict[str, Any]]:
-    torch.manual_seed(0)
-    x = torch.randn(1, net.config.channels * len(net.streams), *size) * 50
-    ways: dict[str, tuple[Way, str]] = {}
-    for name, precision, make in [*_ours(net, x, threads, compiler), *(_theirs(net, size, threads) if others else ())]:
+    x = random_input(net, size)
+    found: dict[str, tuple[Way, str]] = {}
+    for name, precision, make in ways(net, x, threads, compiler, others):
         try:
             way = make()
             way(x)
         except Exception as problem:  # somebody else's engine may refuse the net, and the others go on
             say(f"{name}: left out ({' '.join(str(problem).split())[:90] or type(problem).__name__})")
             continue
-        ways[name] = way, precision
-    labels: dict[str, Labels] = {name: way(x) for name, (way, _) in ways.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+        found[name] = way, precision
+    labels: dict[str, Labels] = {name: way(x) for name, (way, _) in found.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
-        for name, (way, _) in ways.items():
+        for name, (way, _) in found.items():
             seconds[name].append(_seconds(partial(way, x)))
     plain, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
     rows = []
-    for name, (_, precision) in ways.items():
+    for name, (_, precision) in found.items():
         median, same = statistics.median(seconds[name]), precision != "other"
         rows.append({
             "way": name,
@@ -148,12 +149,28 @@ def _measured(
     return rows
 
 
+def random_input(net: FCN, size: Size) -> Tensor:
+    """The net's own input, (1, C, H, W), of random pixels; the same at each call."""
+    torch.manual_seed(0)
+    return torch.randn(1, net.config.channels * len(net.streams), *size) * 50
+
+
+def ways(
+    net: FCN, x: Tensor, threads: int, compiler: bool, others: bool
+) -> Iterable[tuple[str, str, Callable[[], Way]]]:
+    """All that is here: the name of a way, its precision, and what makes it."""
+    size = x.shape[2], x.shape[3]
+    return [*_ours(net, x, threads, compiler), *(_theirs(net, size, threads) if others else ())]
+
+
 def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
     yield PLAIN, "fp32", lambda: plain(net)
     for engine in installed():
         if engine == "compile" and not compiler:
             continue
         for precision in PRECISIONS[engine]:
+            if precision == "bf16" and not multiplies_bf16():
+                continue
             yield f"{engine} {precision}", precision, partial(prepared, net, engine, precision)
     if "openvino" in installed() and find_spec("nncf") and find_spec("onnx"):
         yield "openvino int8", "int8", partial(in_int8, net, x, threads)

@@ -3,7 +3,8 @@
 dense: what scores at a finer stride cost, by shift-and-stitch, by the rarefied net, and by upsampling (section 3.2 of
 the paper). loader: images a second that are read and augmented, beside what a training step takes. confusion: the
 confusion matrix beside that of torchmetrics. train: a training step beside the plain form of it. predict: our engines
-beside the plain net, the plain net in other engines, and other nets, where they are installed.
+beside the plain net, the plain net in other engines, and other nets, where they are installed. timing: the paper's own
+study, one pass over an image beside its patches (section 3.1), which is also fullconv reproduce timing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 HELP = "measure side by side on this machine: prediction, a training step, the loader, dense scores ..."
 EXAMPLE = "fullconv bench predict --backbone vgg16 --sizes 500x500,375x500"
-STUDIES = ("dense", "loader", "confusion", "train", "predict")
+STUDIES = ("dense", "loader", "confusion", "train", "predict", "timing")
+TIMING = 3.0
+"""Minutes for the paper's study."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", metavar="N,...", help="of predict: numbers of threads (default: as many as torch takes)"
     )
     parser.add_argument("--compile", action="store_true", help="of predict: torch's compiler too, half a minute a size")
+    parser.add_argument(
+        "--memory", action="store_true", help="of predict: also what a process of each way alone has in memory at most"
+    )
     parser.add_argument("--ours", action="store_true", help="of predict: without other engines and nets")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="of predict: also a picture, FILE.png")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
@@ -66,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--rounds is {args.rounds}; give at least 1")
     if args.data is not None and args.study != "loader":
         raise UsageError(f"bench {args.study} takes no data; leave out '{args.data}'")
+    if args.study == "timing":
+        return _timing(args)
     console = Console(stderr=bool(args.json), soft_wrap=True)
     console.print(f"measuring {args.rounds} rounds of each way ...")
     found = {**_measured(args, console), "machine": machine()}
@@ -77,7 +85,28 @@ def run(args: argparse.Namespace) -> int:
         from fullconv.bench.predict import write_plot
 
         write_plot(found, args.plot)
-    console.print(f"\nmedians on {found['machine']['cpu']}, {found['machine']['threads']} threads", highlight=False)
+    on = found["machine"]
+    console.print(f"\nmedians on {on['cpu']} ({on['instructions']}), {on['threads']} threads", highlight=False)
+    return 0
+
+
+def _timing(args: argparse.Namespace) -> int:
+    """The study of the paper, which writes nothing here."""
+    from rich.console import Console
+
+    from fullconv.cli.reproduce import show
+    from fullconv.cli.show import print_json
+    from fullconv.studies import open_setting, study
+
+    console = Console(stderr=bool(args.json), soft_wrap=True, markup=False, emoji=False, highlight=False)
+    chosen = study("timing")
+    setting = open_setting(
+        "digits", None, None, None, budget=TIMING, seed=0, trains=chosen.trains, say=console.print
+    )  # fmt: skip
+    result = chosen.run(setting, console.print)
+    if args.json:
+        print_json(result.to_dict())
+    show(console, result)
     return 0
 
 
@@ -105,6 +134,7 @@ def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     import torch
 
     from fullconv.bench import predict
+    from fullconv.bench.memory import peak_of
     from fullconv.inference import load
     from fullconv.models import FCN
 
@@ -112,10 +142,17 @@ def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     assert model is None or isinstance(model, FCN)
     threads = _numbers(args.threads, "--threads", "1,2") if args.threads else [torch.get_num_threads()]
     sizes = [_size(part) for part in args.sizes.split(",")]
-    return predict.measure(
+    found = predict.measure(
         args.backbone, args.width, args.padding, sizes, threads, args.rounds, model, args.compile, not args.ours,
         lambda line: console.print(line, highlight=False),
     )  # fmt: skip
+    if args.memory:
+        made = args.model or (args.backbone, args.width, args.padding)
+        for run in found["runs"]:
+            console.print(f"memory at {run['size'][0]}x{run['size'][1]}, {run['threads']} threads ...", highlight=False)
+            for row in run["ways"]:
+                row["peak bytes"] = peak_of(row["way"], made, tuple(run["size"]), run["threads"])
+    return found
 
 
 def _numbers(text: str, flag: str, example: str) -> list[int]:
@@ -132,6 +169,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show_predict(console: Console, found: dict[str, Any]) -> None:
+    from fullconv.memory import readable
+
     console.print(f"\n{found['net']}, {found['weights']} weights", highlight=False)
     for run in found["runs"]:
         limit = ", ".join(f"{rate:,.0f} GFLOP/s {name}" for name, rate in run["limit GFLOP/s"].items())
@@ -143,10 +182,12 @@ def _show_predict(console: Console, found: dict[str, Any]) -> None:
         rows = [
             (row["way"], f"{row['seconds']:.3f}", f"{row['times as fast']:.2f}",
              *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %" if row["of the limit"] else "-",
-                f"{100 * row['labels']:.2f} %") if "labels" in row else ("-", "-", "-")))
+                f"{100 * row['labels']:.2f} %") if "labels" in row else ("-", "-", "-")),
+             *((readable(row["peak bytes"]) if row["peak bytes"] else "-",) if "peak bytes" in row else ()))
             for row in run["ways"]
         ]  # fmt: skip
-        _table(console, ("way", "seconds", "times as fast", "GFLOP/s", "of the limit", "labels as plain"), rows)
+        titles = ["way", "seconds", "times as fast", "GFLOP/s", "of the limit", "labels as plain"]
+        _table(console, titles + ["memory"] * ("peak bytes" in run["ways"][0]), rows)
 
 
 def _show_dense(console: Console, found: dict[str, Any]) -> None:

@@ -16,12 +16,12 @@ WORTH_A_TRIAL = 20
 """With fewer images than this a trial of the engines would take longer than it saves."""
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """The flags ``--engine`` and ``--precision``."""
     parser.add_argument(
-        "--engine", default="auto", metavar="NAME",
+        "--engine", default=default, metavar="NAME",
         help="what runs it: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
-        f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: auto)",
+        f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: {default})",
     )  # fmt: skip
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16|auto",
@@ -40,9 +40,12 @@ def open_predictor(
     from fullconv.engines import choice
     from fullconv.engines.prepared import PRECISIONS, check
     from fullconv.inference import Predictor, load
+    from fullconv.machine import multiplies_bf16
     from fullconv.models import FCN
     from fullconv.weights import sha256_of
 
+    if precision == "bf16" and not multiplies_bf16():
+        say("bf16: this processor does not multiply it, so it takes longer than fp32; --precision auto is the faster")
     if "auto" not in (engine, precision):
         return load(path, precision, engine)
     if engine not in ("auto", "eager"):
@@ -65,7 +68,8 @@ def open_predictor(
     except UsageError:  # it will be named when its turn comes
         return Predictor(plain.net, plain.header, "fp32" if precision == "auto" else precision, "torch")
     say("trying the engines on the first image ...")
-    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
+    fast = ("fp32", "bf16") if multiplies_bf16() else ("fp32",)
+    precisions = fast if precision == "auto" else (precision,)
     trials = choice.tried(
         plain.net, x, precisions, None if engine == "auto" else (engine,),
         progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fullconv.cli.engines import add_engine
 from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 HELP = "the paper's four numbers of a model on a split"
 EXAMPLE = "fullconv evaluate run/model.safetensors photos/ --split val"
+ENGINE = "torch"
+"""Unless told otherwise: the numbers do not depend on what else is installed. An exported file brings its own."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,N",
         help="also score the pixels near borders alone, within so many: no number of the paper",
     )
-    parser.add_argument(
-        "--precision", default="fp32", metavar="fp32|bf16", help="arithmetic of the net (default: fp32)"
-    )
+    add_engine(parser, ENGINE)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON on standard output")
 
 
@@ -47,15 +48,22 @@ def run(args: argparse.Namespace) -> int:
     from fullconv.cli.loading import Asked, load_model
     from fullconv.cli.show import Bar, four_numbers, print_json, print_scores
     from fullconv.data import default_splits, open_dataset
+    from fullconv.deployed import SUFFIXES
     from fullconv.evaluation import evaluate_tasks
     from fullconv.evaluation.trimap import trimap_scores
 
     ours = processes.join()
     console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not ours.first)
-    predictor = cast("Predictor", load_model(Asked(args.model, precision=args.precision)))
     split = args.split or default_splits(args.data)[1] or "val"
     widths = widths_of(args.trimap)
     dataset = open_dataset(args.data, split, reading_of(args))
+    # Of several processes each would find an engine of its own by a trial.
+    engine = "auto" if args.model.suffix in SUFFIXES and args.engine == ENGINE else args.engine
+    asked = Asked(args.model, engine, args.precision, images=len(dataset) if ours.size == 1 else 1)
+    predictor = cast(
+        "Predictor",
+        load_model(asked, lambda _: dataset[0].image, lambda line: console.print(line, highlight=False)),
+    )
     with Bar(console, f"evaluating {split}", len(dataset)) as bar:
         found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done), ours)
     processes.leave(ours)
@@ -69,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
         semantic, *others = found.items()
         print_json(
             {"model": str(args.model), "data": args.data, "split": split, "images": len(dataset),
-             "precision": args.precision, **semantic[1].to_dict(predictor.labels.names),
+             "engine": getattr(predictor, "engine", args.model.suffix[1:]),
+             "precision": getattr(predictor, "precision", args.precision),
+             **semantic[1].to_dict(predictor.labels.names),
              **{task: scores.to_dict(predictor.header.tasks[task].names) for task, scores in others},
              **({"trimap": {width: scores.to_dict(predictor.labels.names) for width, scores in near.items()}}
                 if near else {})}

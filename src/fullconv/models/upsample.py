@@ -42,7 +42,8 @@ def upsampling_matrix(window: Window, cells: int, offset: int, count: int, like:
     coarse = torch.arange(cells, device=like.device)[None]
     tap = output - window.stride * coarse
     line = bilinear_line(window.kernel, like.dtype, like.device)
-    return torch.where((tap >= 0) & (tap < window.kernel), line[tap.clamp(0, window.kernel - 1)], line.new_zeros(()))
+    seen = (tap >= 0) & (tap < window.kernel)
+    return line[tap.clamp(0, window.kernel - 1)] * seen.to(line.dtype)  # a product, which exporters fold
 
 
 class Upsample(nn.Module):

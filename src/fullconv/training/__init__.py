@@ -23,6 +23,7 @@ from fullconv.data import SEMANTIC, Dataset, tasks_of
 from fullconv.data.stream import Batch, Share, Stream, batches
 from fullconv.data.transforms import Fill, Transform, augmentation, outside
 from fullconv.errors import RunError, UsageError
+from fullconv.machine import multiplies_bf16
 from fullconv.metrics import Scores
 from fullconv.models.fcn import FCN
 from fullconv.models.product import use_products
@@ -150,14 +151,9 @@ def stride_of(net: nn.Module) -> int:
     return net.stride
 
 
-def bf16_is_fast() -> bool:
-    """Whether this CPU multiplies bf16 itself (AVX-512 BF16 or AMX); elsewhere bf16 is emulated, and slow."""
-    return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
-
-
 def chosen_precision(precision: str, device: torch.device | str = "cpu") -> torch.dtype:
     """The arithmetic that ``auto``, ``fp32`` or ``bf16`` stands for on this machine."""
-    fast = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else bf16_is_fast()
+    fast = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else multiplies_bf16()
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else torch.float32
 
 

@@ -1,0 +1,87 @@
+"""What engines, half precision and 8-bit integers leave of a trained net: labels and mean IU over a whole split.
+
+    python benchmarks/precision.py MODEL DATA
+
+Every way runs over the same images, and its labels are compared pixel by pixel with those of the module itself in fp32.
+The int8 files are made by ``fullconv export --int8 DATA``, with ranges from the training split. Half precision of a
+processor that does not multiply it is torch's emulation, whose numbers are the same and whose time is not; engines that
+have none there are left out. Writes benchmarks/results/precision.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullconv.bench import machine
+from fullconv.data import default_splits, open_dataset
+from fullconv.deployed import load_exported
+from fullconv.engines.prepared import PRECISIONS, installed
+from fullconv.inference import load
+from fullconv.machine import multiplies_bf16
+from fullconv.metrics import confusion_matrix, scores
+
+RESULT = Path(__file__).parent / "results" / "precision.json"
+
+
+def ways(model: Path, data: str, folder: Path) -> Iterator[tuple[str, Any]]:
+    """A name, and what predicts."""
+    yield "module, fp32", load(model, engine="eager")
+    for engine in (name for name in installed() if name != "compile"):
+        for precision in PRECISIONS[engine]:
+            if precision == "fp32" or engine == "torch" or multiplies_bf16():
+                yield f"{engine}, {precision}", load(model, precision, engine)
+    for suffix in (".onnx", ".xml"):
+        out = folder / f"m{suffix}"
+        words = ["export", str(model), "--out", str(out), "--int8", data, "--data", data, "--json"]
+        said = subprocess.run([sys.executable, "-m", "fullconv", *words], stdout=subprocess.PIPE)
+        if said.returncode:
+            print(f"{suffix}, int8: not kept")
+            continue
+        exact = json.loads(said.stdout)["first_in_fp32"]
+        yield f"{suffix}, int8" + (f", fp32 in the first {exact}" if exact else ""), load_exported(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--split", help="default: the data set's own for this")
+    args = parser.parse_args()
+    split = args.split or default_splits(args.data)[1]
+    dataset = open_dataset(args.data, split)
+    space, truth, rows = dataset.labels, [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, predictor in ways(args.model, args.data, Path(folder)):
+            counts, same, pixels, first = np.zeros((len(space),) * 2, np.int64), 0, 0, not truth
+            for index in range(len(dataset)):
+                sample = dataset[index]
+                labels = predictor.coarse(sample.image)["semantic"].prediction()
+                counts += confusion_matrix(labels, sample.label, len(space), space.ignore_index)
+                if first:
+                    truth.append(labels)
+                same += int((labels == truth[index]).sum())
+                pixels += labels.size
+            rows.append({"way": name, "mean IU": scores(counts).mean_iu, "labels": same / pixels})
+            print(f"{name}: mean IU {100 * rows[-1]['mean IU']:.2f}, labels {100 * rows[-1]['labels']:.3f} %")
+    header = load(args.model, engine="eager").header
+    found = {
+        "net": f"FCN-{header.model.stride}s on {header.model.backbone}, {header.provenance.get('step')} steps",
+        "data": f"{dataset.__class__.__name__}, {split}",
+        "images": len(dataset),
+        "ways": rows,
+        "machine": machine(),
+    }
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
