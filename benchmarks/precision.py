@@ -75,7 +75,7 @@ def main() -> None:
     header = load(args.model, engine="eager").header
     found = {
         "net": f"FCN-{header.model.stride}s on {header.model.backbone}, {header.provenance.get('step')} steps",
-        "data": f"{dataset.__class__.__name__}, {split}",
+        "data": f"{args.data.partition(':')[0] if ':' in args.data else Path(args.data).name}, {split}",
         "images": len(dataset),
         "ways": rows,
         "machine": machine(),

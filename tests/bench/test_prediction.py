@@ -85,7 +85,7 @@ def test_the_verb_prints_writes_and_draws(torch_alone, tmp_path, capsys):
         assert left.value.code == 2
 
 
-def test_memory_is_that_of_a_process_of_its_own(tmp_path, capsys):
+def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
     words = ["bench", "predict", "--width", "0.0625", "--sizes", "64", "--threads", "1", "--rounds", "1", "--ours"]
     with pytest.raises(SystemExit) as left:
         main([*words, "--memory", "--json"])
