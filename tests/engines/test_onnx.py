@@ -55,7 +55,7 @@ def test_a_graph_of_any_size_is_the_net(of_any_size, images, height, width, seed
 def test_a_graph_of_one_size_has_plain_layers_alone_and_opencv_reads_it():
     """What depends on sizes alone is computed before it is written, so that readers with few operations take it."""
     cv2 = pytest.importorskip("cv2")
-    content, x = graph((70, 90), stride=8, padding="paper"), noise(1, 3, 70, 90)
+    content, x = graph((470, 690), stride=8, padding="paper"), noise(1, 3, 470, 690)
     used = {node.op_type for node in onnx_package.load_model_from_string(content).graph.node}
     assert used <= {"Conv", "Relu", "MaxPool", "MatMul", "Slice", "Add"}
     read = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))

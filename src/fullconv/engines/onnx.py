@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LARGEST = (1 << 31) - 1
 """Bytes of a protobuf message: what an .onnx in one file may have."""
 
+FOLDED = 1 << 26
+"""Entries of what is computed once in a graph for one size: the upsampling of an axis has rows x cells."""
+
 DOMAINS = ("", "ai.onnx")
 """Of the operations that are run: the standard's own, none of which opens a file."""
 
@@ -54,10 +57,14 @@ def to_onnx(net: FCN, size: Size | None, coarse: bool = False) -> ModelProto:
                 outputs, (x,), dynamo=True, dynamic_shapes=dynamic, input_names=[IMAGE], output_names=outputs.names,
                 verbose=False,
             )  # fmt: skip
+            assert made is not None
+            if size is not None:
+                from onnxscript import optimizer
+
+                optimizer.optimize_ir(made.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
     finally:
         for name, level in zip(("torch.onnx", "onnxscript"), told, strict=True):
             logging.getLogger(name).setLevel(level)
-    assert made is not None
     model = made.model_proto
     if model.ByteSize() > LARGEST:
         raise RunError(f"onnx: a net of {model.ByteSize():,} bytes does not fit into one file; export to .xml")
