@@ -71,7 +71,7 @@ def main() -> None:
 
         torch.set_num_threads(1)
     images = sorted(path for path in args.images.iterdir() if path.is_file())[: args.number]
-    header = load_model(args.model).header  # type: ignore[attr-defined]
+    header = load_model(Asked(args.model)).header  # type: ignore[attr-defined]
     ways: list[dict[str, Any]] = [
         {"way": "one by one, --overlay", "images/s": round(one_by_one(args.model, images), 3)}
     ]

@@ -31,7 +31,7 @@ _HOME = {
     "Scores": "metrics",
     "fit": "training",
     "evaluate": "evaluation",
-    "compile": "engines.prepared",
+    "compile": "engines.choice",
     "load": "inference",
     "Predictor": "inference",
     "Segmentation": "segmentation",
@@ -41,7 +41,7 @@ _HOME = {
 if TYPE_CHECKING:
     from fullconv.config import InputConvention, ModelConfig, TrainConfig
     from fullconv.data import Sample, open_dataset
-    from fullconv.engines.prepared import compile
+    from fullconv.engines.choice import compile
     from fullconv.errors import FullconvError
     from fullconv.evaluation import evaluate
     from fullconv.geometry import AxisMap, Window

@@ -84,21 +84,11 @@ def _opencv(net: FCN, size: tuple[int, int], threads: int) -> Way:
 
 
 def _mnn(net: FCN, size: tuple[int, int], threads: int) -> Way:
-    import MNN  # type: ignore[import-not-found]
-    from _tools import mnnconvert  # type: ignore[import-not-found]  # MNN.tools' would call home, and install for it
+    from fullconv.engines.mnn import MnnNet
+    from fullconv.engines.onnx import to_onnx
 
-    folder = TemporaryDirectory()
-    path = _written(net, size, folder.name)
-    mnnconvert(["", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", f"{path}.mnn"])
-    manager = MNN.nn.create_runtime_manager(({"backend": 0, "numThread": threads, "precision": "high"},))
-    read = MNN.nn.load_module_from_file(f"{path}.mnn", ["image"], ["logits"], runtime_manager=manager)
-
-    def run(x: Tensor, _kept: object = folder) -> Labels:
-        given = MNN.expr.const(x.numpy(), list(x.shape), MNN.expr.NCHW)
-        found: Labels = np.array(MNN.expr.convert(read.forward(given), MNN.expr.NCHW).read())[0].argmax(0)
-        return found
-
-    return run
+    run = MnnNet(to_onnx(net, size), threads)
+    return lambda x: next(iter(run(x.numpy()).values()))[0].argmax(0)
 
 
 def _torchvision(name: str, classes: int) -> Way:

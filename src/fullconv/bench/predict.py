@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullconv import memory
 from fullconv.bench import peers
 from fullconv.bench.peers import Labels, Way
 from fullconv.bench.train import Dense
@@ -35,6 +36,9 @@ from fullconv.models.upsample import Upsample
 
 PLAIN = "plain eager"
 """The way that all others are compared with: every layer as it is, dense transposed convolutions, all scores."""
+
+ROOM = 3
+"""How many times the memory of our own net a way may take at the most: that of others is not known."""
 
 Report = Callable[[str], Any]
 
@@ -121,7 +125,12 @@ def _measured(
 ) -> list[dict[str, Any]]:
     x = random_input(net, size)
     found: dict[str, tuple[Way, str]] = {}
+    room = ROOM * cost(net, *size).peak_bytes
     for name, precision, make in ways(net, x, threads, compiler, others):
+        if memory.available() < room:  # all ways stay in memory, as they take turns
+            left = memory.readable(memory.available())
+            say(f"{name}: left out ({memory.readable(room)} may be needed, and {left} are left)")
+            continue
         try:
             way = make()
             way(x)

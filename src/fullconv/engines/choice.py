@@ -17,14 +17,18 @@ import torch
 from torch import Tensor
 
 from fullconv.atomic import write_atomically
-from fullconv.engines.prepared import EXTRAS, PRECISIONS, Prepared, installed
-from fullconv.errors import RunError
+from fullconv.engines.prepared import EXTRAS, PRECISIONS, Prepared, check, installed
+from fullconv.config import Size
+from fullconv.errors import FullconvError, RunError
 from fullconv.machine import processor
 from fullconv.memory import is_out_of_memory
 from fullconv.models.fcn import FCN
 
 WITHIN = {"fp32": 1e-4, "bf16": float("inf")}
 """The largest difference of a score that counts as agreement, as a share of the range of the scores."""
+
+MOSTLY = ("openvino", "mnn", "onnx", "torch")
+"""The engines from the one that is mostly the fastest."""
 
 LABELS = {"fp32": 0.9999, "bf16": 0.995}
 """The least share of pixels that have the same label."""
@@ -78,7 +82,7 @@ def tried(
                 continue
             try:
                 trial = _tried(net, x, engine, precision, wanted, rounds)
-            except (RuntimeError, MemoryError, RunError, ImportError) as problem:
+            except (RuntimeError, MemoryError, FullconvError, ImportError) as problem:
                 if is_out_of_memory(problem) or engine in EXTRAS:
                     continue
                 raise
@@ -103,6 +107,34 @@ def _tried(net: FCN, x: Tensor, engine: str, precision: str, wanted: dict[str, T
         prepared.coarse(x)
         times.append(time.perf_counter() - began)
     return Trial(engine, precision, statistics.median(times), difference, labels)
+
+
+def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> Prepared:
+    """A net prepared for speed, from (N, C, H, W) to logits.
+
+    size: height and width to prepare for now; other sizes are prepared when they come. engine: one of `ENGINES`, or
+    ``auto`` for the fastest that is installed and agrees, by a trial at this size; without a size for the one that
+    mostly is. Raises `UsageError` for what is not there.
+
+    >>> from fullconv.config import ModelConfig
+    >>> from fullconv.models import build
+    >>> fast = compile(build(ModelConfig("lenet", stride=4, num_classes=3)), size=(32, 32), engine="torch")
+    >>> fast(torch.rand(1, 3, 32, 32)).shape
+    torch.Size([1, 3, 32, 32])
+    """
+    if engine == "auto":
+        check("torch", precision)
+        able = [name for name in MOSTLY if name in installed() and precision in PRECISIONS[name]]
+        engine = able[0]
+        if size is not None and len(able) > 1:
+            seeded = torch.Generator().manual_seed(0)
+            x = torch.randn(1, model.config.channels * len(model.streams), *size, generator=seeded)
+            agreeing = [trial for trial in tried(model, x, [precision], able) if trial.agrees]
+            engine = fastest(agreeing).engine if agreeing else "torch"
+    found = Prepared(model, engine, precision)
+    if size is not None:
+        found.coarse(torch.zeros(1, model.config.channels * len(model.streams), *size))
+    return found
 
 
 def fastest(trials: Iterable[Trial]) -> Trial:

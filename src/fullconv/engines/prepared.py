@@ -24,24 +24,31 @@ from fullconv.models.folding import folded
 from fullconv.models.ringless import without_ring
 
 if TYPE_CHECKING:
+    from fullconv.engines.mnn import MnnNet
     from fullconv.engines.onnx import OnnxNet
     from fullconv.engines.openvino import OpenvinoNet
 
 Scores = dict[str, Tensor]
 """Scores at the stride of the net by task, (N, K, h, w) float32."""
 
-ENGINES = ("torch", "compile", "onnx", "openvino")
+ENGINES = ("torch", "compile", "onnx", "openvino", "mnn")
 """``torch``: eager, layers prepared; ``compile``: by torch's compiler, which needs a C++ compiler and half a minute;
-``onnx`` and ``openvino``: by those runtimes, where they are installed."""
+``onnx``, ``openvino`` and ``mnn``: by those runtimes, where they are installed."""
 
-PRECISIONS = {"torch": ("fp32", "bf16"), "compile": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16")}
+PRECISIONS = {
+    "torch": ("fp32", "bf16"),
+    "compile": ("fp32", "bf16"),
+    "onnx": ("fp32",),
+    "openvino": ("fp32", "bf16"),
+    "mnn": ("fp32",),
+}
 """The precisions of each engine."""
 
-SIGHT = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4}
+SIGHT = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4, "mnn": 8}
 """How many images of a size are taken by the net as it is before a form for that size is made, which takes the time of
 about so many."""
 
-EXTRAS = {"onnx": "onnxruntime", "openvino": "openvino"}
+EXTRAS = {"onnx": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}
 """The package that an engine needs beside torch."""
 
 KEPT = 3 << 30
@@ -140,7 +147,12 @@ class Prepared:
         if self.engine == "onnx":
             from fullconv.engines.onnx import OnnxNet, to_onnx
 
-            run: OnnxNet | OpenvinoNet = OnnxNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
+            run: OnnxNet | OpenvinoNet | MnnNet = OnnxNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
+        elif self.engine == "mnn":
+            from fullconv.engines.mnn import MnnNet
+            from fullconv.engines.onnx import to_onnx
+
+            run = MnnNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
         else:
             from fullconv.engines.openvino import OpenvinoNet, of_net
 
@@ -153,24 +165,3 @@ class Prepared:
             return {task: torch.cat([torch.from_numpy(one[name]) for one in found]) for name, task in named.items()}
 
         return each
-
-
-def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> Prepared:
-    """A net prepared for speed, from (N, C, H, W) to logits.
-
-    size: height and width to prepare for now; other sizes are prepared when they come. engine: one of `ENGINES`, or
-    ``auto`` for the fastest that is installed. Raises `UsageError` for what is not there.
-
-    >>> from fullconv.config import ModelConfig
-    >>> from fullconv.models import build
-    >>> fast = compile(build(ModelConfig("lenet", stride=4, num_classes=3)), size=(32, 32), engine="torch")
-    >>> fast(torch.rand(1, 3, 32, 32)).shape
-    torch.Size([1, 3, 32, 32])
-    """
-    if engine == "auto":
-        engine = next(name for name in ("openvino", "onnx", "torch")
-                      if name in installed() and precision in PRECISIONS[name])  # fmt: skip
-    found = Prepared(model, engine, precision)
-    if size is not None:
-        found.coarse(torch.zeros(1, model.config.channels * len(model.streams), *size))
-    return found
