@@ -334,9 +334,19 @@ def measured(name):
 
 @pytest.mark.parametrize("name", ["bench-predict.json", "bench-predict-avx512.json"])
 def test_the_speed_of_prediction_is_that_of_the_result_file(name):
-    titles = ["way", "threads", "seconds", "times as fast", "GFLOP/s", "of the limit", "labels as plain", "memory"]
+    titles = [
+        "way",
+        "threads",
+        "seconds",
+        "times as fast",
+        "GFLOP/s",
+        "of the limit",
+        "scores off by",
+        "labels as plain",
+    ]
+    titles += ["memory"]
     if name == "bench-predict-avx512.json":
-        titles = [title for title in titles if title not in ("of the limit", "memory")]
+        titles = [title for title in titles if title not in ("of the limit", "scores off by", "memory")]
     ways = [(run["threads"], way) for run in measured(name) for way in run["ways"]]
     for row, (threads, way) in zip(table("speed.md", *titles), ways, strict=True):
         assert (row["way"], row["threads"]) == (way["way"], str(threads))
@@ -347,8 +357,10 @@ def test_the_speed_of_prediction_is_that_of_the_result_file(name):
             )
         if way.get("of the limit") and "of the limit" in titles:
             assert row["of the limit"] == f"{100 * way['of the limit']:.0f} %"
+        if "labels" in way and "scores off by" in titles:
+            assert row["scores off by"] == f"{way['off by']:.0e}"
         if "memory" in titles:
-            assert row["memory"] == (readable(way["peak bytes"]) if way["peak bytes"] else "")
+            assert row["memory"] == (readable(way["peak bytes"]) if way.get("peak bytes") else "")
 
 
 def test_what_precision_leaves_is_that_of_the_result_file():

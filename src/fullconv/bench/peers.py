@@ -4,7 +4,10 @@ installed; ``pip install 'fullconv[bench]'`` brings those that pip can bring.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,18 +47,30 @@ def nets(classes: int) -> Iterator[tuple[str, Callable[[], Way]]]:
         yield "smp Unet-resnet34", lambda: _smp(classes)
 
 
+class Scored:
+    """A way whose scores can be seen too. logits: from the net's own input to (1, K, H, W)."""
+
+    def __init__(self, logits: Callable[[Tensor], NDArray[np.float32]]) -> None:
+        self.logits = logits
+
+    def __call__(self, x: Tensor) -> Labels:
+        """(1, C, H, W) to (H, W)."""
+        labels: Labels = self.logits(x)[0].argmax(0)
+        return labels
+
+
 def _onnxruntime(net: FCN, size: tuple[int, int], threads: int) -> Way:
     from fullconv.engines.onnx import OnnxNet, to_onnx
 
     run = OnnxNet(to_onnx(net, size), threads=threads)
-    return lambda x: next(iter(run(x.numpy()).values()))[0].argmax(0)
+    return Scored(lambda x: next(iter(run(x.numpy()).values())))
 
 
 def _openvino(net: FCN, size: tuple[int, int], threads: int) -> Way:
     from fullconv.engines.openvino import OpenvinoNet, to_openvino
 
     run = OpenvinoNet(to_openvino(net, size), "fp32", threads=threads)
-    return lambda x: next(iter(run(x.numpy()).values()))[0].argmax(0)
+    return Scored(lambda x: next(iter(run(x.numpy()).values())))
 
 
 def _written(net: FCN, size: tuple[int, int], folder: str) -> Path:
@@ -74,21 +89,44 @@ def _opencv(net: FCN, size: tuple[int, int], threads: int) -> Way:
     with TemporaryDirectory() as folder:
         read = cv2.dnn.readNetFromONNX(str(_written(net, size, folder)))
 
-    def run(x: Tensor) -> Labels:
+    def run(x: Tensor) -> NDArray[np.float32]:
         cv2.setNumThreads(threads)
         read.setInput(x.numpy())
-        found: Labels = read.forward()[0].argmax(0)
-        return found
+        return np.asarray(read.forward(), np.float32)
 
-    return run
+    return Scored(run)
 
 
 def _mnn(net: FCN, size: tuple[int, int], threads: int) -> Way:
-    from fullconv.engines.mnn import MnnNet
-    from fullconv.engines.onnx import to_onnx
+    with spoken_aside(), TemporaryDirectory() as folder:
+        import MNN  # type: ignore[import-not-found]
+        from _tools import mnnconvert  # type: ignore[import-not-found]  # MNN.tools' reports home, and installs for it
 
-    run = MnnNet(to_onnx(net, size), threads)
-    return lambda x: next(iter(run(x.numpy()).values()))[0].argmax(0)
+        path = _written(net, size, folder)
+        mnnconvert(["", "-f", "ONNX", "--modelFile", str(path), "--MNNModel", f"{path}.mnn", "--bizCode", "bench"])
+        settings = {"backend": 0, "numThread": threads, "precision": "high"}
+        manager = MNN.nn.create_runtime_manager((settings,))
+        read = MNN.nn.load_module_from_file(f"{path}.mnn", ["image"], ["logits"], runtime_manager=manager)
+
+    def run(x: Tensor) -> NDArray[np.float32]:
+        given = MNN.expr.const(x.numpy(), list(x.shape), MNN.expr.NCHW)
+        (found,) = read.forward([given])
+        return np.array(MNN.expr.convert(found, MNN.expr.NCHW).read())
+
+    return Scored(run)
+
+
+@contextmanager
+def spoken_aside() -> Iterator[None]:
+    """What is printed by code that is not Python's goes to the errors, so that what a verb prints stays whole."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _torchvision(name: str, classes: int) -> Way:

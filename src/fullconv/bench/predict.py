@@ -16,13 +16,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullconv import memory
 from fullconv.bench import peers
-from fullconv.bench.peers import Labels, Way
+from fullconv.bench.peers import Labels, Scored, Way
 from fullconv.bench.train import Dense
 from fullconv.config import ModelConfig, Size
 from fullconv.engines.prepared import PRECISIONS, Prepared, installed
@@ -33,6 +35,7 @@ from fullconv.models.cost import cost
 from fullconv.models.folding import folded
 from fullconv.models.ringless import without_ring
 from fullconv.models.upsample import Upsample
+from fullconv.segmentation import CoarseScores
 
 PLAIN = "plain eager"
 """The way that all others are compared with: every layer as it is, dense transposed convolutions, all scores."""
@@ -139,6 +142,7 @@ def _measured(
             continue
         found[name] = way, precision
     labels: dict[str, Labels] = {name: way(x) for name, (way, _) in found.items()}
+    off = _off_by({name: way for name, (way, _) in found.items() if isinstance(way, Scored)}, x)
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, (way, _) in found.items():
@@ -153,9 +157,16 @@ def _measured(
             "times as fast": round(plain / median, 2),
             **({"GFLOP/s": round(work / median, 1),
                 "of the limit": round(work / median / limit[precision], 2) if precision in limit else None,
+                "off by": float(f"{off[name]:.1e}"),
                 "labels": round(float((labels[name] == labels[PLAIN]).mean()), 6)} if same else {}),
         })  # fmt: skip
     return rows
+
+
+def _off_by(scored: dict[str, Scored], x: Tensor) -> dict[str, float]:
+    """The largest difference of a score from the plain net's, as a share of their range."""
+    truth = scored[PLAIN].logits(x)
+    return {name: float(np.abs(way.logits(x) - truth).max() / np.ptp(truth)) for name, way in scored.items()}
 
 
 def random_input(net: FCN, size: Size) -> Tensor:
@@ -199,20 +210,31 @@ def plain(net: FCN) -> Way:
         if isinstance(layer, Upsample) and layer.weight is None:
             found.set_submodule(name, Dense(layer, net.num_classes))
 
-    def run(x: Tensor) -> Labels:
+    def run(x: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
             logits = found(x)
         assert isinstance(logits, Tensor)
-        labels: Labels = logits[0].argmax(0).numpy()
-        return labels
+        return logits.numpy()
 
-    return run
+    return Scored(run)
+
+
+class FromCoarse(Scored):
+    """Labels from the scores at the stride of the net, without those at full resolution."""
+
+    def __init__(self, coarse: Callable[[Tensor], CoarseScores]) -> None:
+        super().__init__(lambda x: coarse(x).logits()[None])
+        self.coarse = coarse
+
+    def __call__(self, x: Tensor) -> Labels:
+        """(1, C, H, W) to (H, W)."""
+        return self.coarse(x).prediction()
 
 
 def prepared(net: FCN, engine: str, precision: str) -> Way:
     """One of our engines, and labels from its scores at the stride of the net."""
     fast = Prepared(net, engine, precision)
-    return lambda x: read(fast.net, fast.coarse(x), x)["semantic"].prediction()
+    return FromCoarse(lambda x: read(fast.net, fast.coarse(x), x)["semantic"])
 
 
 def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
@@ -228,11 +250,11 @@ def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
     graph = to_onnx(without_ring(plain, *size), size, coarse=True)
     run = OpenvinoNet(openvino_in_int8(of_onnx(graph), [x.numpy()], in_fp32(graph, 0)), "fp32", threads)
 
-    def way(x: Tensor) -> Labels:
+    def way(x: Tensor) -> CoarseScores:
         scores = {"semantic": torch.from_numpy(next(iter(run(x.numpy()).values())))}
-        return read(plain, scores, x)["semantic"].prediction()
+        return read(plain, scores, x)["semantic"]
 
-    return way
+    return FromCoarse(way)
 
 
 def write_plot(found: dict[str, Any], path: Path) -> None:

@@ -148,7 +148,7 @@ def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     )  # fmt: skip
     if args.memory:
         made = args.model or (args.backbone, args.width, args.padding)
-        for run in found["runs"]:
+        for run in (run for run in found["runs"] if run["threads"] == max(threads)):  # it hardly depends on them
             console.print(f"memory at {run['size'][0]}x{run['size'][1]}, {run['threads']} threads ...", highlight=False)
             for row in run["ways"]:
                 row["peak bytes"] = peak_of(row["way"], made, tuple(run["size"]), run["threads"])
@@ -182,11 +182,11 @@ def _show_predict(console: Console, found: dict[str, Any]) -> None:
         rows = [
             (row["way"], f"{row['seconds']:.3f}", f"{row['times as fast']:.2f}",
              *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %" if row["of the limit"] else "-",
-                f"{100 * row['labels']:.2f} %") if "labels" in row else ("-", "-", "-")),
+                f"{row['off by']:.0e}", f"{100 * row['labels']:.2f} %") if "labels" in row else ("-",) * 4),
              *((readable(row["peak bytes"]) if row["peak bytes"] else "-",) if "peak bytes" in row else ()))
             for row in run["ways"]
         ]  # fmt: skip
-        titles = ["way", "seconds", "times as fast", "GFLOP/s", "of the limit", "labels as plain"]
+        titles = ["way", "seconds", "times as fast", "GFLOP/s", "of the limit", "scores off by", "labels as plain"]
         _table(console, titles + ["memory"] * ("peak bytes" in run["ways"][0]), rows)
 
 

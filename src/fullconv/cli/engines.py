@@ -20,7 +20,7 @@ def add_engine(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """The flags ``--engine`` and ``--precision``."""
     parser.add_argument(
         "--engine", default=default, metavar="NAME",
-        help="what runs it: torch, onnx, openvino, mnn, compile, eager (the module as it is), or auto: the fastest that "
+        help="what runs it: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
         f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: {default})",
     )  # fmt: skip
     parser.add_argument(

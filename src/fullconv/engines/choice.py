@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fullconv.atomic import write_atomically
-from fullconv.engines.prepared import EXTRAS, PRECISIONS, Prepared, check, installed
 from fullconv.config import Size
+from fullconv.engines.prepared import EXTRAS, PRECISIONS, Prepared, check, installed
 from fullconv.errors import FullconvError, RunError
 from fullconv.machine import processor
 from fullconv.memory import is_out_of_memory
@@ -27,7 +27,7 @@ from fullconv.models.fcn import FCN
 WITHIN = {"fp32": 1e-4, "bf16": float("inf")}
 """The largest difference of a score that counts as agreement, as a share of the range of the scores."""
 
-MOSTLY = ("openvino", "mnn", "onnx", "torch")
+MOSTLY = ("openvino", "onnx", "torch")
 """The engines from the one that is mostly the fastest."""
 
 LABELS = {"fp32": 0.9999, "bf16": 0.995}

@@ -24,31 +24,24 @@ from fullconv.models.folding import folded
 from fullconv.models.ringless import without_ring
 
 if TYPE_CHECKING:
-    from fullconv.engines.mnn import MnnNet
     from fullconv.engines.onnx import OnnxNet
     from fullconv.engines.openvino import OpenvinoNet
 
 Scores = dict[str, Tensor]
 """Scores at the stride of the net by task, (N, K, h, w) float32."""
 
-ENGINES = ("torch", "compile", "onnx", "openvino", "mnn")
+ENGINES = ("torch", "compile", "onnx", "openvino")
 """``torch``: eager, layers prepared; ``compile``: by torch's compiler, which needs a C++ compiler and half a minute;
-``onnx``, ``openvino`` and ``mnn``: by those runtimes, where they are installed."""
+``onnx`` and ``openvino``: by those runtimes, where they are installed."""
 
-PRECISIONS = {
-    "torch": ("fp32", "bf16"),
-    "compile": ("fp32", "bf16"),
-    "onnx": ("fp32",),
-    "openvino": ("fp32", "bf16"),
-    "mnn": ("fp32",),
-}
+PRECISIONS = {"torch": ("fp32", "bf16"), "compile": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16")}
 """The precisions of each engine."""
 
-SIGHT = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4, "mnn": 8}
+SIGHT = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4}
 """How many images of a size are taken by the net as it is before a form for that size is made, which takes the time of
 about so many."""
 
-EXTRAS = {"onnx": "onnxruntime", "openvino": "openvino", "mnn": "MNN"}
+EXTRAS = {"onnx": "onnxruntime", "openvino": "openvino"}
 """The package that an engine needs beside torch."""
 
 KEPT = 3 << 30
@@ -147,12 +140,7 @@ class Prepared:
         if self.engine == "onnx":
             from fullconv.engines.onnx import OnnxNet, to_onnx
 
-            run: OnnxNet | OpenvinoNet | MnnNet = OnnxNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
-        elif self.engine == "mnn":
-            from fullconv.engines.mnn import MnnNet
-            from fullconv.engines.onnx import to_onnx
-
-            run = MnnNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
+            run: OnnxNet | OpenvinoNet = OnnxNet(to_onnx(net, size, coarse=True), torch.get_num_threads())
         else:
             from fullconv.engines.openvino import OpenvinoNet, of_net
 
