@@ -373,14 +373,15 @@ def test_what_precision_leaves_is_that_of_the_result_file():
     ]
 
 
-def test_the_speed_of_small_nets_is_that_of_the_result_file():
-    runs = measured("bench-predict-mobilenet.json")
+@pytest.mark.parametrize(("title", "name"), [("way", "avx512"), ("on AVX2", "avx2")])
+def test_the_speed_of_small_nets_is_that_of_the_result_file(title, name):
+    runs = measured(f"bench-predict-mobilenet-{name}.json")
     sizes = ["x".join(map(str, run["size"])) for run in runs]
-    rows = table("speed.md", "way", *sizes)
+    rows = table("speed.md", title, *sizes)
     found = [{way["way"]: f"{1000 * way['seconds']:.0f}" for way in run["ways"]} for run in runs]
-    assert [row["way"] for row in rows] == list(found[0])
+    assert [row[title] for row in rows] == list(found[0])
     for row in rows:
-        assert [row[size] for size in sizes] == [ways.get(row["way"], "") for ways in found]
+        assert [row[size] for size in sizes] == [ways.get(row[title], "") for ways in found]
 
 
 def test_the_readme_has_the_newest_speed():
@@ -398,6 +399,9 @@ def test_the_numbers_of_large_images_are_those_of_the_result_file():
     text = " ".join((DOCS / "large-images.md").read_text().split())
     assert f"takes {large['peak_bytes'] / 1e9:.1f} GB of memory at most" in text
     assert f"{large['seconds_per_megapixel']:.2f} seconds per megapixel, {large['ratio']:.2f} times those" in text
+    panorama = found["40 MP panorama, FCN-8s VGG16"]
+    assert f"takes {panorama['peak_bytes'] / 1e9:.2f} GB" in text
+    assert f"{panorama['seconds_per_megapixel']:.1f} seconds per megapixel, {panorama['ratio']:.2f} times" in text
     assert f"{equal['strips']['labels']} labels differ between strips and the whole" in text
     assert f"{equal['tiles']['labels']} between {equal['tiles']['of']} tiles and the whole" in text
     assert equal["strips"]["scores"] == equal["tiles"]["scores"] == 0 and "difference of a score is 0.0" in text

@@ -32,8 +32,11 @@ def model(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _torch_alone(monkeypatch):
-    """As where no other engine is installed: the others take seconds to be made (tests/engines has them)."""
+    """As where no other engine is installed: the others take seconds to be made (tests/engines has them); and where the
+    work takes so long that there is a trial.
+    """
     monkeypatch.setattr(choice, "installed", lambda: ["torch"])
+    monkeypatch.setattr(engines, "LONG", 1e-6)
 
 
 def opened(path, engine="auto", precision="fp32", images=100, first=lambda predictor: IMAGE):
@@ -46,10 +49,20 @@ def test_what_is_asked_for_is_taken(model):
     assert (found.engine, found.precision) == ("torch", "bf16") and bool(said) != multiplies_bf16()
 
 
-def test_for_few_images_nothing_is_tried(model):
-    found, said = opened(model, images=engines.WORTH_A_TRIAL - 1)
+def test_for_few_images_or_little_work_nothing_is_tried(model, monkeypatch):
+    found, said = opened(model, images=engines.FEW - 1)
+    assert (found.engine, found.precision) == ("torch", "fp32") and not said
+    monkeypatch.setattr(engines, "LONG", 1e6)
+    found, said = opened(model, images=10_000)
     assert (found.engine, found.precision) == ("torch", "fp32") and not said
     assert not choice.place_of(model).exists()
+
+
+def test_what_was_found_is_taken_where_there_is_work_for_it(model, monkeypatch):
+    opened(model)
+    monkeypatch.setattr(choice, "remembered", lambda *_: choice.Trial("eager", "fp32", 1.0, 0.0, 1.0, plain=2.0))
+    monkeypatch.setattr(engines, "LONG", 120.0)
+    assert opened(model, images=59)[0].engine == "torch" and opened(model, images=60)[0].engine == "eager"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])

@@ -198,6 +198,24 @@ def test_the_fastest_that_agrees_is_chosen():
     assert not choice.Trial("torch", "bf16", 1.0, 0.01, 0.99).agrees
 
 
+def test_compiling_by_itself_takes_the_fastest_that_agrees_at_its_size(monkeypatch):
+    seen = []
+
+    def tried(net, x, precisions, engines):
+        seen.append((tuple(x.shape), precisions, engines))
+        return [choice.Trial("onnx", "fp32", 1.0, 1e-2, 1.0), choice.Trial("torch", "fp32", 2.0, 0.0, 1.0)]
+
+    monkeypatch.setattr(choice, "installed", lambda: ["torch", "compile", "onnx"])
+    monkeypatch.setattr(choice, "tried", tried)
+    found = fullconv.compile(ANY, (40, 50))
+    assert found.engine == "torch" and list(found.forms) == [(40, 50)]
+    assert seen == [((1, 3, 40, 50), ["fp32"], ["onnx", "torch"])]
+    monkeypatch.setattr(choice, "tried", lambda *given: [])
+    assert fullconv.compile(ANY, (40, 50)).engine == "torch"
+    with pytest.raises(UsageError, match="export MODEL --int8"):
+        fullconv.compile(ANY, precision="int8")
+
+
 def test_what_was_tried_agrees_and_is_remembered_for_this_net_alone(tmp_path):
     trials = choice.tried(ANY, image(ANY, (64, 64)), rounds=1)
     assert {trial.engine for trial in trials} == set(USED)

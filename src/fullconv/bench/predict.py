@@ -130,7 +130,7 @@ def _measured(
     found: dict[str, tuple[Way, str]] = {}
     room = ROOM * cost(net, *size).peak_bytes
     for name, precision, make in ways(net, x, threads, compiler, others):
-        if memory.available() < room:  # all ways stay in memory, as they take turns
+        if name != PLAIN and memory.available() < room:  # all ways stay in memory, as they take turns
             left = memory.readable(memory.available())
             say(f"{name}: left out ({memory.readable(room)} may be needed, and {left} are left)")
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,13 @@ from fullconv.errors import UsageError
 if TYPE_CHECKING:
     from fullconv.inference import Predictor
 
-WORTH_A_TRIAL = 20
-"""With fewer images than this a trial of the engines would take longer than it saves."""
+LONG = 120.0
+"""Seconds that the net as it is must take for all images before other engines are tried, and taken: they save a part of
+that, and a trial, and the form of a size, take some of a minute.
+"""
+
+FEW = 10
+"""With fewer images than this it is not even asked how long one takes."""
 
 
 def add_engine(parser: argparse.ArgumentParser, default: str = "auto") -> None:
@@ -21,7 +27,8 @@ def add_engine(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     parser.add_argument(
         "--engine", default=default, metavar="NAME",
         help="what runs it: torch, onnx, openvino, compile, eager (the module as it is), or auto: the fastest that "
-        f"agrees with it, tried once for {WORTH_A_TRIAL} images or more and kept beside the model (default: {default})",
+        "agrees with it, tried once where there is work for some minutes and kept beside the model "
+        f"(default: {default})",
     )  # fmt: skip
     parser.add_argument(
         "--precision", default="fp32", metavar="fp32|bf16|auto",
@@ -55,18 +62,21 @@ def open_predictor(
     asked = f"{engine}, {precision}"
     fingerprint = sha256_of(path) or ""
     best = choice.remembered(path, fingerprint, asked)
-    if best is not None:
+    if best is not None and images * best.plain >= LONG:
         say(f"engine {best} (tried before, {choice.place_of(path).name})")
         return load(path, best.precision, best.engine)
-    if images < WORTH_A_TRIAL or first is None:
-        chosen = "torch" if engine == "auto" else engine
-        return load(path, "fp32" if precision == "auto" else precision, chosen)
+    usual = "fp32" if precision == "auto" else precision, "torch" if engine == "auto" else engine
+    if best is not None or images < FEW or first is None:
+        return load(path, *usual)
     plain = load(path, engine="eager")
     assert isinstance(plain.net, FCN)
     try:
         x = plain.to_input(first(plain))
     except UsageError:  # it will be named when its turn comes
-        return Predictor(plain.net, plain.header, "fp32" if precision == "auto" else precision, "torch")
+        return Predictor(plain.net, plain.header, *usual)
+    seconds = choice.seconds_of(plain.net, x)
+    if images * seconds < LONG:
+        return Predictor(plain.net, plain.header, *usual)
     say("trying the engines on the first image ...")
     fast = ("fp32", "bf16") if multiplies_bf16() else ("fp32",)
     precisions = fast if precision == "auto" else (precision,)
@@ -79,7 +89,7 @@ def open_predictor(
             f"--engine {engine} --precision {precision}: none agrees with the net in single precision; "
             "give --precision fp32"
         )
-    best = choice.fastest(trials)
+    best = replace(choice.fastest(trials), plain=seconds)
     kept = choice.remember(path, fingerprint, asked, best)
     say(f"engine {best}" + (f"; kept in {choice.place_of(path).name}" if kept else ""))
     return Predictor(plain.net, plain.header, best.precision, best.engine)

@@ -39,7 +39,7 @@ class Trial:
     """What came of one engine at one precision, on one image.
 
     seconds: the median of some runs. difference: the largest of a score from the net's own in single precision, as a
-    share of their range. labels: the share of pixels with the same label.
+    share of their range. labels: the share of pixels with the same label. plain: the seconds of the net as it is.
     """
 
     engine: str
@@ -47,6 +47,7 @@ class Trial:
     seconds: float
     difference: float
     labels: float
+    plain: float = 0.0
 
     @property
     def agrees(self) -> bool:
@@ -101,12 +102,16 @@ def _tried(net: FCN, x: Tensor, engine: str, precision: str, wanted: dict[str, T
         spread = float(scores.max() - scores.min()) or 1.0
         difference = max(difference, float((logits[task] - scores).abs().max()) / spread)
         labels = min(labels, float((logits[task].argmax(1) == scores.argmax(1)).float().mean()))
-    times = []
-    for _ in range(rounds):
+    seconds = statistics.median(seconds_of(prepared, x) for _ in range(rounds))
+    return Trial(engine, precision, seconds, difference, labels)
+
+
+def seconds_of(net: FCN | Prepared, x: Tensor) -> float:
+    """What one run takes."""
+    with torch.inference_mode():
         began = time.perf_counter()
-        prepared.coarse(x)
-        times.append(time.perf_counter() - began)
-    return Trial(engine, precision, statistics.median(times), difference, labels)
+        net.coarse(x)
+        return time.perf_counter() - began
 
 
 def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> Prepared:
