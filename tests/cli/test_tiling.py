@@ -73,7 +73,8 @@ def test_wrong_flags_are_one_line(folder, capsys, flags, said):
 def test_too_little_memory_is_one_line(folder, capsys):
     code = fullconv("predict", folder / "net.safetensors", folder / "a.png", "--out", folder / "out", "--memory", 1)
     told = capsys.readouterr().err
-    assert code == 1 and "are needed to decode 700x300 pixels" in told and "raise --memory" in told
+    assert code == 1 and "--memory: 1 MB are less than the" in told and "before any image; give more" in told
+    assert told.count("\n") <= 2  # what was to do, and what was wrong
     assert not list(folder.glob("out/*"))
 
 

@@ -82,6 +82,11 @@ def predict_file(
     settings, began = settings or Settings(), time.monotonic()
     found = outline(path, predictor.header.input.bands, settings.max_pixels)
     room = memory.available() if settings.memory is None else settings.memory - memory.resident()
+    if settings.memory is not None and room <= 0:
+        raise RunError(
+            f"--memory: {memory.readable(settings.memory)} are less than the {memory.readable(memory.resident())} that "
+            "the process has with its net, before any image; give more"
+        )
     decoding = 0 if found.windowed else DECODING * found.height * found.width
     if decoding >= room:
         raise RunError(
