@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -274,8 +275,10 @@ def test_a_type_that_is_none(file, good):
 
 
 def test_the_reader_dies_and_is_said_to(file, good):
-    assert refusal(file(level5(matrix(mdtype=60000)))).endswith(
-        "the file is damaged: the reader died on it (signal 11); copy or download it again"
+    # SIGSEGV or SIGBUS: it depends on what lies where the damaged file points.
+    said = refusal(file(level5(matrix(mdtype=60000))))
+    assert re.search(
+        r"the file is damaged: the reader died on it \(signal (7|10|11)\); copy or download it again$", said
     )
     reads(good)
 
