@@ -63,7 +63,8 @@ def same(one, other):
 
 
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(place, tmp_path, capsys):
-    process = start(place / "model.safetensors", place / "photos", "--out", tmp_path, "--flip")
+    slow = ("--flip", "--scales", "1,2,3")  # so that the signal comes before the end
+    process = start(place / "model.safetensors", place / "photos", "--out", tmp_path, *slow)
     wait_for(lambda: len(names(tmp_path)) > 2, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -74,7 +75,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(place, tmp_path, caps
         with Image.open(tmp_path / name) as mask:
             mask.load()
     said = predict(
-        capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, "--flip", "--skip-existing", *TORCH
+        capsys, place / "model.safetensors", place / "photos", "--out", tmp_path, *slow, "--skip-existing", *TORCH
     )
     assert said["skipped"] == len(there) and len(said["written"]) == NUMBER - len(there)
 
