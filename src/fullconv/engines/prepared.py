@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -119,16 +120,20 @@ class Prepared:
             self.forms.move_to_end(shape)
             return self.forms[shape]
         if self.seen.get(shape, 0) < self.sight:
-            if self.seen and self.quick is not None:
-                self.plain = pytorch.form(self.quick(self.net), self.precision)
+            form = self.again if self.seen else self.plain
             self.seen[shape] = self.seen.get(shape, 0) + 1
             if len(self.seen) > 10_000:
                 self.seen.clear()
-            return self.plain
+            return form
         while len(self.forms) >= self.kept:
             self.forms.popitem(last=False)
         self.forms[shape] = self._make(shape)
         return self.forms[shape]
+
+    @cached_property
+    def again(self) -> Callable[[Tensor], Scores]:
+        """The net as it is for sizes that are new, from the second image on: made once, for all of them."""
+        return self.plain if self.quick is None else pytorch.form(self.quick(self.net), self.precision)
 
     def _make(self, size: Size) -> Callable[[Tensor], Scores]:
         net = without_ring(self.net, *size)
