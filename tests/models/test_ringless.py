@@ -51,6 +51,18 @@ def test_any_size(height, width):
     assert difference(VGG, (height, width)) < 1e-12
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["vgg11", "vgg16"]), st.integers(40, 400), st.integers(40, 400))
+def test_nothing_is_padded_before_a_pool(backbone, height, width):
+    """Zeros between a convolution and its pool would be copied, and would end a chain of 8-bit integers."""
+    net = fullconv.build(ModelConfig(backbone, stride=8, num_classes=3, padding="paper", width=1 / 64)).eval()
+    trunk = without_ring(net, height, width).get_submodule("backbone")
+    layers = dict(trunk.named_modules())
+    pools = [node for node in trunk.graph.nodes if isinstance(layers.get(str(node.target)), nn.MaxPool2d)]
+    assert len(pools) == 5
+    assert all(source.target is not nn.functional.pad for pool in pools for source in pool.all_input_nodes)
+
+
 def test_two_streams_and_two_heads():
     for options in ({"late_fusion": "average"}, {"geometric_classes": 2}):
         config = ModelConfig("vgg11", stride=16, num_classes=3, padding="paper", width=1 / 32, **options)

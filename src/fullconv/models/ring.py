@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -126,6 +126,7 @@ def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> Pla
     def found(more: Sequence[int]) -> tuple[float, Extents, frozenset[str]]:
         extents = extents_of(trace, sides, more, constants, nodes, layers)
         ring = ring_of(trace, extents, nodes, layers)
+        extents.update(_widened(trace, extents, ring, nodes, layers))
         return _work(trace, extents, ring, nodes, layers), extents, ring
 
     more = [0, 0, 0, 0]  # above, below, left, right
@@ -236,6 +237,34 @@ def ring_of(
         if local and rows.apart and columns.apart and ring.issuperset(trace.sources[name]):
             ring.add(name)
     return frozenset(ring)
+
+
+def _widened(
+    trace: Trace, extents: Extents, ring: frozenset[str], nodes: Mapping[str, fx.Node],
+    layers: Mapping[str, nn.Module],
+) -> Extents:  # fmt: skip
+    """The extents of features in front of a pool with the ring cells that it looks at: the convolution that they come
+    from computes them, a row or two, and nothing is copied to pad them. It also keeps 8-bit integers such.
+    """
+    found: Extents = {}
+    readers = {name: [user for user in extents if name in trace.sources[user]] for name in extents}
+    for pool, out in extents.items():
+        if pool not in ring or kind_of(nodes[pool], layers) not in ("max", "average"):
+            continue
+        chain = [trace.sources[pool][0]]
+        while kind_of(nodes[chain[-1]], layers) == "pointwise":
+            chain.append(trace.sources[chain[-1]][0])
+        convolved = kind_of(nodes[chain[-1]], layers) == "convolution" and chain[-1] in ring
+        if convolved and all(len(readers[name]) == 1 for name in chain):
+            for name in chain:
+                rows, columns = (
+                    replace(extent, begin=extent.begin - before, end=extent.end + after)
+                    for extent, (before, after) in zip(
+                        extents[name], needed(extents[name], out, trace.windows[pool]), strict=True
+                    )
+                )
+                found[name] = rows, columns
+    return found
 
 
 def _work(
