@@ -42,6 +42,28 @@ def test_peak_and_resident_follow_what_is_taken():
     assert most_after == pytest.approx(most_with, rel=0.02)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_what_is_given_up_is_kept_for_the_next():
+    """Tensors that come and go take new pages from the system for some times alone."""
+    code = """
+import resource, torch
+from fullconv import memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(6 << 20) for _ in range(7)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+memory.keep()
+print(*[pages() for _ in range(8)])
+memory.give_back()
+print(pages())
+"""
+    first, *_, last, after = map(int, child(code))
+    assert first > 0 and last <= first / 20
+    assert after > first / 2  # and what is kept can be given back
+
+
 def test_available_is_no_more_than_the_machine_has():
     import psutil
 

@@ -68,6 +68,24 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+KEPT = 192 * 10**6
+"""What the C library may hold at most of memory that was given up, in pieces below 32 MB; larger ones go back at once.
+"""
+
+
+def keep() -> None:
+    """Have the C library (glibc) hold what is given up, up to `KEPT`, for the next that ask. By itself it gives back
+    what lies last in memory from some point on, and then every tensor begins with pages that the system has to fill
+    with zeros.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, which would not grow by itself any more
+        library.mallopt(-1, KEPT)  # M_TRIM_THRESHOLD
+
+
 def readable(size: float) -> str:
     """A number of bytes in words, in units of 1000.
 

@@ -12,7 +12,7 @@ from fullconv.engines import choice, pytorch
 from fullconv.engines.prepared import ENGINES, PRECISIONS, Prepared, check, installed
 from fullconv.errors import UsageError
 from fullconv.models.folding import folded
-from fullconv.models.product import PointConv2d
+from fullconv.models.product import RowsConv2d
 from fullconv.models.winograd import WinogradConv2d
 
 USED = [engine for engine in installed() if engine != "compile"]
@@ -95,7 +95,7 @@ ANY = trained(NETS["vgg11_bn"])
 @pytest.fixture
 def all_filtered(monkeypatch):
     """Every layer that can multiply less does, also where it is not worth it; so nets may be narrow."""
-    monkeypatch.setattr(pytorch, "WORTH", 0.01)
+    monkeypatch.setattr("fullconv.models.winograd.WORTH", 0.01)
     monkeypatch.setattr("fullconv.models.product.LEAST_POINT_WEIGHTS", 0)
 
 
@@ -107,13 +107,13 @@ def test_fewer_multiplications_are_the_same_scores(name, all_filtered):
         difference, labels = compare(net, prepared, image(net, size, count=2))
         assert difference <= 1e-5 and labels >= 0.9999
     layers = {type(layer) for layer in prepared.quick(prepared.net).modules()}
-    assert (WinogradConv2d in layers) == (name != "mobilenet_v2") and PointConv2d in layers
+    assert (WinogradConv2d in layers) == (name != "mobilenet_v2") and RowsConv2d in layers
 
 
 def test_sizes_that_come_once_multiply_less_too(all_filtered):
     prepared = Prepared(ANY, "torch", sight=1)
     for number, size in enumerate(((40, 50), (44, 50), (40, 54), (40, 50))):
-        assert bool(prepared.quick.values) == (number > 1)
+        assert bool(prepared.quick.kept) == (number > 1)
         difference, _ = compare(ANY, prepared, image(ANY, size))
         assert difference <= 1e-5
     assert list(prepared.forms) == [(40, 50)]
@@ -123,13 +123,12 @@ def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_fi
     prepared = Prepared(ANY, "torch")
     monkeypatch.setattr(pytorch.memory, "available", lambda: 0)
     prepared.coarse(image(ANY, (40, 40)))
-    assert not prepared.quick.values
-    monkeypatch.undo()
-    monkeypatch.setattr(pytorch, "WORTH", 0.01)
+    assert not prepared.quick.kept
+    monkeypatch.setattr(pytorch.memory, "available", lambda: 1 << 30)
     prepared.coarse(image(ANY, (41, 40)))
-    kept = {weight: values.data_ptr() for weight, values in prepared.quick.values.items()}
+    kept = dict(prepared.quick.kept)
     prepared.coarse(image(ANY, (42, 40)))
-    assert kept and kept == {weight: values.data_ptr() for weight, values in prepared.quick.values.items()}
+    assert kept and kept == prepared.quick.kept
 
 
 @pytest.mark.skipif("openvino" not in USED, reason="openvino is not installed")

@@ -9,7 +9,8 @@ from torch import nn
 import fullconv
 from fullconv.config import ModelConfig
 from fullconv.models import product
-from fullconv.models.product import PointConv2d, ProductConv2d, is_point, use_products
+from fullconv.models.matrices import packs
+from fullconv.models.product import ProductConv2d, RowsConv2d, use_products
 
 
 @settings(max_examples=40)
@@ -65,29 +66,49 @@ def test_in_half_precision_it_is_as_near_as_the_convolution(kind):
     assert (found.float() - exact).abs().max() <= 2 * (usual.float() - exact).abs().max() + 1e-3
 
 
-@settings(max_examples=20)
-@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.booleans())
-def test_of_one_tap_it_is_the_convolution(n, c, o, height, width, bias):
-    torch.manual_seed(0)
-    layer = nn.Conv2d(c, o, 1, bias=bias).double()
+@settings(max_examples=60)
+@given(
+    st.integers(1, 2), st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2),
+    st.integers(0, 2), st.integers(4, 9), st.integers(4, 9), st.booleans(), st.integers(1, 40), st.booleans(),
+)  # fmt: skip
+def test_rows_times_weights_are_the_convolution(n, c, o, high, wide, top, left, height, width, bias, windows, last):
+    layer = nn.Conv2d(c, o, (high, wide), padding=(top, left), bias=bias).double().requires_grad_(False)
     x = torch.randn(n, c, height, width, dtype=torch.double)
-    wanted = layer(x)
-    layer.__class__ = PointConv2d
-    torch.testing.assert_close(layer(x), wanted, rtol=1e-12, atol=1e-13)
-    assert layer(x).is_contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    made = RowsConv2d(layer, RowsConv2d.prepared(layer.weight))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(product, "MOST_WINDOWS", windows)
+        found = made(x)
+    torch.testing.assert_close(found, layer(x), rtol=1e-12, atol=1e-13)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
     ("layer", "worth"),
     [
         (nn.Conv2d(2048, 2048, 1), True),
+        (nn.Conv2d(2048, 2048, 1, padding=1), True),
         (nn.Conv2d(2048, 2048, 1, stride=2), False),
-        (nn.Conv2d(2048, 2048, 1, padding=1), False),
         (nn.Conv2d(4096, 2048, 1, groups=2), False),
         (nn.Conv2d(512, 512, 1), False),
         (nn.Conv2d(512, 1024, 3), False),
-        (nn.Linear(2048, 2048), False),
+        (nn.Conv2d(512, 1024, 5), True),
+        (nn.Conv2d(512, 1024, 5, dilation=2), False),
+        (nn.Conv2d(512, 1024, 5, padding="same"), False),
+        (nn.Conv2d(512, 1024, 5, padding=2, padding_mode="reflect"), False),
     ],
 )
 def test_which_are_worth_it(layer, worth):
-    assert is_point(layer) == worth
+    assert RowsConv2d.suits(layer) == worth
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_is_kept_beside_the_weights_is_told(kind):
+    """Weights that are multiplied where they lie need nothing more."""
+    weight = torch.randn(8, 4, 3, 3).to(kind)
+    assert RowsConv2d.more_bytes(weight) == weight.nbytes
+    lying = weight.contiguous(memory_format=torch.channels_last)
+    matrix = RowsConv2d.prepared(lying)
+    shared = not matrix.packed and matrix.weight.data_ptr() == lying.data_ptr()
+    assert shared == (kind is not torch.float32 or not packs(lying))
+    assert RowsConv2d.more_bytes(lying) == (0 if shared else weight.nbytes)

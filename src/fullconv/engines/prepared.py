@@ -93,7 +93,7 @@ class Prepared:
             self.net = pytorch.converted(folded(net.eval()), own)
         self.plain = pytorch.form(self.net, own)
         on_cpu = next(self.net.parameters()).device.type == "cpu"  # a GPU's library has such forms of its own
-        self.quick = pytorch.Quick() if (engine, precision) == ("torch", "fp32") and on_cpu else None
+        self.quick = pytorch.Quick() if engine == "torch" and on_cpu else None
         self.forms: OrderedDict[Size, Callable[[Tensor], Scores]] = OrderedDict()
         self.seen: dict[Size, int] = {}
         weights = sum(parameter.nbytes for parameter in self.net.parameters())

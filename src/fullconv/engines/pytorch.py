@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fullconv import memory
+from fullconv.models.bands import in_bands
 from fullconv.models.fcn import FCN
-from fullconv.models.product import PointConv2d, is_point
-from fullconv.models.winograd import WORTH, WinogradConv2d, bytes_at_points, fewer, transformed
+from fullconv.models.matrices import Workspace
+from fullconv.models.product import RowsConv2d
+from fullconv.models.winograd import WinogradConv2d
 
 SHARE = 0.4
 """Of the memory that is available: what weights that are kept a second time may take."""
@@ -58,31 +61,37 @@ def converted(net: FCN, precision: str) -> FCN:
 
 
 class Quick:
-    """Makes nets that share the weights of one faster in single precision, by other forms of some layers: those of many
-    channels multiply less (`fullconv.models.winograd`), and fc7 is a product (`fullconv.models.product`).
+    """Makes nets that share the weights of one faster on a CPU, by other forms of some layers: those of many channels
+    multiply less (`fullconv.models.winograd`), those of many weights, such as fc6 and fc7, are products
+    (`fullconv.models.product`), and those near the image are run in bands (`fullconv.models.bands`).
 
-    The weights of the first kind are kept a second time, 1.3 to 4 times as large, for all nets that share them; where
-    memory is too short for that these layers stay as they are.
+    What such a form needs beside the weights, up to 4 times as much, is kept for all nets that share them; layers for
+    which there is not the memory stay as they are.
     """
 
     def __init__(self) -> None:
-        self.values: dict[Tensor, Tensor] = {}
+        self.kept: dict[Tensor, Callable[[nn.Conv2d], nn.Module]] = {}
+        self.space = Workspace()
+        memory.keep()
 
     def __call__(self, net: FCN) -> FCN:
         """A copy of a net; layers that do not change are shared."""
-        layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and fewer(layer) >= WORTH]
-        new = [layer.weight for layer in layers if layer.weight not in self.values]
-        if sum(map(bytes_at_points, new)) <= SHARE * memory.available():
-            self.values.update((weight, transformed(weight)) for weight in new)
-        found: FCN = self._copied(net)
+        room = SHARE * memory.available()
+        for layer in net.modules():
+            for form in (WinogradConv2d, RowsConv2d):
+                if not isinstance(layer, nn.Conv2d) or layer.weight in self.kept or not form.suits(layer):
+                    continue
+                if (needed := form.more_bytes(layer.weight)) <= room:
+                    room -= needed
+                    values: Any = form.prepared(layer.weight)
+                    self.kept[layer.weight] = partial(form, values=values, space=self.space)
+        found: FCN = self._copied(in_bands(net))
         return found
 
     def _copied(self, module: Any) -> Any:
-        if isinstance(module, nn.Conv2d) and module.weight in self.values:
-            return WinogradConv2d(module, self.values[module.weight])
+        if isinstance(module, nn.Conv2d) and module.weight in self.kept:
+            return self.kept[module.weight](module)
         found = copy.copy(module)
-        if is_point(module):
-            found.__class__ = PointConv2d
         found._modules = {name: m if m is None else self._copied(m) for name, m in module._modules.items()}
         return found
 

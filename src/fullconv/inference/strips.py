@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 Columns = Sequence[tuple[int, int, int, int]]
 """Of each column its begin and end, and those of what it sees."""
 
-PIECE = 192 * 10**6
-"""What the C library may hold at most of memory that was given up, in pieces below 32 MB; larger ones go back at once.
-"""
-
 
 def labels_by_strip(
     predictor: Predictor, image: Rows, rows: int, columns: Columns, limit: int | None = None
@@ -139,7 +135,7 @@ def memory_of_strip(net: FCN, rows: int, width: int, columns: int = 1) -> int:
         (p.nbytes for p in net.parameters() if p.ndim == 4 and prod(p.shape[2:]) < WIDE), default=0
     )  # that a library lays out anew
     held = columns * held_by_strips(net, rows, width)
-    return held + 2 * working + min(3 * working, PIECE) + weights + (32 << 20)
+    return held + 2 * working + min(3 * working, memory.KEPT) + weights + (32 << 20)
 
 
 def held_by_strips(net: FCN, rows: int, width: int) -> int:

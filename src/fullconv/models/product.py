@@ -11,15 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullconv.models.matrices import Matrix, Workspace, packs
+
 LEAST_WEIGHTS = 8_000_000
 """Layers with fewer weights than this stay convolutions."""
 
 MOST_CELLS = 4096
 """On maps of more cells than this (of one batch) the convolution is as fast, and needs less memory."""
 
-
 LEAST_POINT_WEIGHTS = 4_000_000
-"""From here on a convolution of one tap is faster as a product: VGG16's fc7 three times."""
+"""From here on a prediction's convolution of one tap is faster by rows, VGG16's fc7 twice; one of more taps is from
+`LEAST_WEIGHTS` on.
+"""
+
+MOST_WINDOWS = 512
+"""Windows that are copied together."""
 
 
 class ProductConv2d(nn.Conv2d):
@@ -41,22 +47,66 @@ class ProductConv2d(nn.Conv2d):
         return product.view(input.shape[0], self.out_channels, height, width)
 
 
-class PointConv2d(nn.Conv2d):
-    """`nn.Conv2d` of one tap with the same parameters and the same result, to rounding: its cells times its weights."""
+class RowsConv2d(nn.Module):
+    """A convolution of stride 1 for prediction, channels last: the windows as rows, times its weights. values: those,
+    as `prepared` gives them, which several may share.
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, O, H, W), channels last."""
-        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+    >>> layer = nn.Conv2d(8, 4, 2, padding=1).requires_grad_(False)
+    >>> x = torch.rand(1, 8, 9, 14)
+    >>> torch.allclose(RowsConv2d(layer, RowsConv2d.prepared(layer.weight))(x), layer(x), atol=1e-5)
+    True
+    """
 
+    @staticmethod
+    def suits(layer: nn.Conv2d) -> bool:
+        """Whether a layer is faster so."""
+        return (
+            type(layer) is nn.Conv2d
+            and layer.weight.numel() >= (LEAST_POINT_WEIGHTS if set(layer.kernel_size) == {1} else LEAST_WEIGHTS)
+            and {*layer.stride, *layer.dilation, layer.groups} == {1}
+            and layer.padding_mode == "zeros"
+            and not isinstance(layer.padding, str)
+        )
 
-def is_point(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution that is worth being a `PointConv2d`."""
-    return (
-        type(layer) is nn.Conv2d
-        and layer.weight.numel() >= LEAST_POINT_WEIGHTS
-        and {*layer.kernel_size, *layer.stride, layer.groups} == {1}
-        and layer.padding in ((0, 0), 0, "valid")
-    )
+    @staticmethod
+    def prepared(weight: Tensor) -> Matrix:
+        """The weights (O, C, h, w) of a layer as (O, h * w * C): where they lie if the channels are last."""
+        return Matrix(weight.detach().permute(0, 2, 3, 1).flatten(1))
+
+    @staticmethod
+    def more_bytes(weight: Tensor) -> int:
+        """What that takes beside the weights."""
+        return weight.nbytes if packs(weight) or not weight.is_contiguous(memory_format=torch.channels_last) else 0
+
+    def __init__(self, layer: nn.Conv2d, values: Matrix, space: Workspace | None = None) -> None:
+        super().__init__()
+        assert not isinstance(layer.padding, str)
+        self.kernel, self.padding, self.matrix = layer.kernel_size, layer.padding, values
+        self.space = space or Workspace()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, O, H', W')."""
+        (high, wide), (top, left) = self.kernel, self.padding
+        x = (F.pad(x, (left, left, top, top)) if top or left else x).permute(0, 2, 3, 1)
+        n, height, width, channels = x.shape
+        rows, columns = height - high + 1, width - wide + 1
+        if high == wide == 1:
+            return self.matrix(x, self.bias).permute(0, 3, 1, 2)
+        x = x.contiguous()
+        windows = x.as_strided(
+            (n, rows, columns, high, wide, channels),
+            (height * width * channels, width * channels, channels, width * channels, channels, 1),
+        )
+        strip = max(1, MOST_WINDOWS // columns)  # so that a large map's windows are not all there at once
+        found = x.new_empty(n, rows, columns, self.matrix.features)
+        for image, result in zip(windows, found, strict=True):
+            for part in range(0, rows, strip):
+                seen = self.space.take("windows", image[part : part + strip].shape, x)
+                seen.copy_(image[part : part + strip])
+                of_part = self.matrix(seen.view(-1, high * wide * channels), self.bias)
+                result[part : part + strip] = of_part.view(-1, columns, self.matrix.features)
+        return found.permute(0, 3, 1, 2)
 
 
 def use_products(net: nn.Module) -> list[str]:

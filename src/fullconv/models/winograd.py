@@ -6,7 +6,8 @@ dimensions (n / m)^2 multiplications are left of r^2: 2.25 of 9 for kernels of 3
 cost too, by the channels and not by their product, so it pays for layers of many channels. The values at all cells of
 one point make one product of matrices, which is what a library is best at.
 
-The result is the convolution's to rounding, which is two to four times its own: 1e-6 of what a feature varies by.
+The result is the convolution's to rounding, some ten times its own: a few 1e-6 of what a feature varies by in single
+precision, and in bf16, with smaller tiles, 1e-2 where the rounding of its inputs makes 3e-3.
 """
 
 from __future__ import annotations
@@ -20,19 +21,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullconv.models.matrices import Matrices, Workspace
+
 POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2", "2", "-1/2")))
 """Where the polynomials are taken, besides infinity: few and small, as rounding grows with their powers."""
 
-OUTPUTS = {3: 4, 5: 4, 7: 2}
-"""Outputs of a tile, on each axis, by the taps of the kernel: eight points at most."""
 
-WORTH = 2.5
-"""How many times fewer multiplications, those of A and B among the others, make up for what is copied."""
+@dataclass(frozen=True)
+class Tile:
+    """How a kernel is filtered: so many outputs at a time, on each axis, from blocks of so many of its taps."""
 
-STRIP = 16 << 20
+    outputs: int
+    taps: int
+
+    @property
+    def points(self) -> int:
+        """The inputs, and the points, of a block on each axis."""
+        return self.outputs + self.taps - 1
+
+    def blocks(self, kernel: int) -> int:
+        """The blocks that make up a kernel on each axis; zeros complete the last."""
+        return -(-kernel // self.taps)
+
+
+TILES = {3: Tile(4, 3), 5: Tile(4, 5), 7: Tile(2, 7)}
+"""By the taps of the kernel: eight points at most."""
+
+SHORT = {3: Tile(2, 3), 7: Tile(2, 4)}
+"""The same in bf16, where more points would cost many times the rounding of the convolution."""
+
+WORTH = 1.85
+"""How many times less work, as `fewer` has it, makes up for what is copied."""
+
+STRIP = 8 << 20
 """Bytes of the tiles that are computed together: what a processor's cache holds."""
 
-TILES = 128
+LEAST = 256
 """Fewer tiles than this are not computed together: a product of matrices needs rows to be fast."""
 
 
@@ -92,37 +116,45 @@ def _matrix(rows: list[list[Fraction]]) -> Tensor:
     return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
 
 
+def tile(weight: Tensor) -> Tile | None:
+    """How weights (O, C, r, r) are filtered in their precision; None where there is no such way."""
+    return (SHORT if weight.dtype is torch.bfloat16 else TILES).get(weight.shape[2])
+
+
 def fewer(layer: nn.Module) -> float:
-    """How many times fewer multiplications a layer needs by `WinogradConv2d`; 0 where it has no such form."""
-    if type(layer) is not nn.Conv2d or layer.kernel_size[0] not in OUTPUTS or len(set(layer.kernel_size)) > 1:
+    """How many times less work a layer is as a `WinogradConv2d`, in multiplications, where those of A and B, which are
+    done more slowly, count three times; 0 where it has no such form.
+    """
+    if type(layer) is not nn.Conv2d or (way := tile(layer.weight)) is None or len(set(layer.kernel_size)) > 1:
         return 0.0
     if set(layer.stride) | set(layer.dilation) | {layer.groups} != {1}:
         return 0.0
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return 0.0
-    taps = layer.kernel_size[0]
-    outputs, channels, features = OUTPUTS[taps], layer.in_channels, layer.out_channels
-    points = (outputs + taps - 1) ** 2
-    ours = points * (channels * features + points * channels + outputs**2 * features)
-    return outputs**2 * taps**2 * channels * features / ours
+    taps, outputs, points, features = layer.kernel_size[0], way.outputs**2, way.points**2, layer.out_channels
+    channels = layer.in_channels * way.blocks(taps) ** 2
+    ours = points * (channels * features + 3 * points * channels + 3 * outputs * features)
+    return outputs * taps**2 * layer.in_channels * features / ours
 
 
-def transformed(weight: Tensor) -> Tensor:
-    """The weights (O, C, r, r) of a layer at the points: (n * n, O, C), in their own precision."""
-    features, channels, taps, _ = weight.shape
-    taps_2d = _twice(filtering(OUTPUTS[taps], taps).taps)
-    found = weight.new_empty(len(taps_2d), features, channels)
+def transformed(weight: Tensor) -> list[Tensor]:
+    """The weights (O, C, r, r) of a layer at the points: for each (O, B * B * C), of B blocks on each axis, in their
+    own precision.
+    """
+    features, channels, kernel, _ = weight.shape
+    way = tile(weight)
+    assert way is not None
+    blocks, taps = way.blocks(kernel), way.taps
+    taps_2d, zeros = _twice(filtering(way.outputs, taps).taps), blocks * taps - kernel
+    found = [weight.new_empty(features, blocks**2 * channels) for _ in taps_2d]
     for part in range(0, features, 64):  # in double precision the whole of fc6 would be a gigabyte
         piece = slice(part, part + 64)
-        values = weight[piece].detach().permute(0, 2, 3, 1).reshape(-1, taps * taps, channels).double()
-        found[:, piece] = (taps_2d @ values).transpose(0, 1)
+        whole = F.pad(weight[piece].detach().double(), (0, zeros, 0, zeros))
+        values = whole.view(-1, channels, blocks, taps, blocks, taps).permute(0, 3, 5, 2, 4, 1)
+        values = taps_2d @ values.reshape(-1, taps**2, blocks**2 * channels)
+        for of_point, value in zip(found, values.unbind(1), strict=True):
+            of_point[piece] = value
     return found
-
-
-def bytes_at_points(weight: Tensor) -> int:
-    """What the `transformed` weights take."""
-    taps = weight.shape[2]
-    return weight.nbytes * (OUTPUTS[taps] + taps - 1) ** 2 // taps**2
 
 
 def _twice(matrix: Tensor) -> Tensor:
@@ -131,63 +163,92 @@ def _twice(matrix: Tensor) -> Tensor:
 
 
 class WinogradConv2d(nn.Module):
-    """A convolution of stride 1 for prediction. values: its weights as `transformed` gives them, which several may
-    share; it keeps no others.
+    """A convolution of stride 1 for prediction. values: its weights as `prepared` gives them, which several may share;
+    it keeps no others.
 
-    >>> layer = nn.Conv2d(8, 4, 3, padding=1).eval()
+    >>> layer = nn.Conv2d(8, 4, 3, padding=1).requires_grad_(False)
     >>> x = torch.rand(1, 8, 9, 14)
-    >>> torch.allclose(WinogradConv2d(layer, transformed(layer.weight))(x), layer(x), atol=1e-5)
+    >>> torch.allclose(WinogradConv2d(layer, WinogradConv2d.prepared(layer.weight))(x), layer(x), atol=1e-5)
     True
     """
 
-    def __init__(self, layer: nn.Conv2d, values: Tensor) -> None:
+    @staticmethod
+    def suits(layer: nn.Conv2d) -> bool:
+        """Whether a layer is faster so."""
+        return fewer(layer) >= WORTH
+
+    @staticmethod
+    def prepared(weight: Tensor) -> Matrices:
+        """The weights (O, C, r, r) of a layer at the points."""
+        return Matrices(transformed(weight))
+
+    @staticmethod
+    def more_bytes(weight: Tensor) -> int:
+        """What that takes beside the weights."""
+        way, taps = tile(weight), weight.shape[2]
+        return 0 if way is None else weight.nbytes * (way.points * way.blocks(taps)) ** 2 // taps**2
+
+    def __init__(self, layer: nn.Conv2d, values: Matrices, space: Workspace | None = None) -> None:
         super().__init__()
-        self.taps, self.outputs = layer.kernel_size[0], OUTPUTS[layer.kernel_size[0]]
-        assert not isinstance(layer.padding, str)
-        self.padding = layer.padding
+        way = tile(layer.weight)
+        assert way is not None and not isinstance(layer.padding, str)
+        self.kernel, self.way, self.padding = layer.kernel_size[0], way, layer.padding
         self.bias = None if layer.bias is None else layer.bias.detach()
-        found = filtering(self.outputs, self.taps)
-        self.values = values
-        self.into, self.out = _twice(found.into).to(values.dtype), _twice(found.out).to(values.dtype)
+        self.values, self.space = values, space or Workspace()
+        found = filtering(way.outputs, way.taps)
+        self.into, self.out = _twice(found.into).to(layer.weight.dtype), _twice(found.out).to(layer.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, O, H', W'), channels last."""
-        taps, outputs = self.taps, self.outputs
-        rows, columns = (side + 2 * padding - taps + 1 for side, padding in zip(x.shape[2:], self.padding, strict=True))
+        kernel, outputs = self.kernel, self.way.outputs
+        rows, columns = (n + 2 * padding - kernel + 1 for n, padding in zip(x.shape[2:], self.padding, strict=True))
         if min(rows, columns) < 1:
             raise RuntimeError(
-                f"a kernel of {taps}x{taps} does not fit in {tuple(x.shape[2:])} padded by {self.padding}"
+                f"a kernel of {kernel}x{kernel} does not fit in {tuple(x.shape[2:])} padded by {self.padding}"
             )
         down, across = -(-rows // outputs), -(-columns // outputs)
-        # Zeros beyond the padding complete the last tiles; what comes of them is cut off.
-        (top, left), below, right = self.padding, down * outputs - rows, across * outputs - columns
+        # Zeros beyond the padding complete the last tiles, and a kernel's last block; what comes of them is cut off.
+        more = self.way.blocks(kernel) * self.way.taps - kernel
+        (top, left), below, right = self.padding, down * outputs - rows + more, across * outputs - columns + more
         pads = (left, left + right, top, top + below)
         x = (F.pad(x, pads) if any(pads) else x).permute(0, 2, 3, 1).contiguous()
-        found = x.new_empty(len(x), down * outputs, across * outputs, self.values.shape[1])
+        found = x.new_empty(len(x), down * outputs, across * outputs, self.values.features)
         for image, result in zip(x, found, strict=True):
             self._tiles(image, result)
         return found[:, :rows, :columns].permute(0, 3, 1, 2)
 
     def _tiles(self, image: Tensor, result: Tensor) -> None:
         """One image (H, W, C), strip by strip, into (H', W', O)."""
-        outputs, points, features = self.outputs, self.outputs + self.taps - 1, result.shape[2]
-        _, width, channels = image.shape
+        outputs, points, taps, blocks = self.way.outputs, self.way.points, self.way.taps, self.way.blocks(self.kernel)
+        (_, width, pixel), features = image.shape, result.shape[2]
+        row, channels = width * pixel, blocks**2 * pixel
         down, across = result.shape[0] // outputs, result.shape[1] // outputs
         of_row = across * points**2 * (2 * channels + features) * image.element_size()
-        strip = max(1, STRIP // of_row, -(-TILES // across))
-        pixel, row = channels, width * channels
+        strip = max(1, STRIP // of_row, -(-LEAST // across))
         for first in range(0, down, strip):
             rows = min(strip, down - first)
-            tiles = image.as_strided(
-                (points, points, rows, across, channels), (row, pixel, outputs * row, outputs * pixel, 1),
+            cells = rows * across
+
+            def place(name: str, *shape: int) -> Tensor:
+                return self.space.take(name, shape, image)
+
+            # Both transforms go tile by tile, where the numbers of a tile are near each other.
+            tiles = place("tiles", rows, across, points, points, blocks, blocks, pixel)
+            tiles.copy_(image.as_strided(
+                tiles.shape, (outputs * row, outputs * pixel, row, pixel, taps * row, taps * pixel, 1),
                 image.storage_offset() + first * outputs * row,
-            )  # fmt: skip
-            values = self.into @ tiles.reshape(points**2, -1)
-            products = torch.bmm(values.view(points**2, rows * across, channels), self.values.transpose(1, 2))
-            part = (self.out @ products.view(points**2, -1)).view(outputs, outputs, rows, across, features)
-            place = result[first * outputs : (first + rows) * outputs].view(rows, outputs, across, outputs, features)
-            part = part.permute(2, 0, 3, 1, 4)
+            ))  # fmt: skip
+            values = place("values", cells, points**2, channels)
+            torch.bmm(self.into.expand(cells, -1, -1), tiles.view(values.shape), out=values)
+            seen = values.transpose(0, 1)
+            if self.values.each:
+                seen = place("tiles", *seen.shape).copy_(seen)
+            products = self.values(seen, place("products", points**2, cells, features))
+            made = place("values", cells, outputs**2, features)
+            torch.bmm(self.out.expand(cells, -1, -1), products.transpose(0, 1), out=made)
+            part = made.view(rows, across, outputs, outputs, features).transpose(1, 2)
+            within = result[first * outputs : (first + rows) * outputs].view(rows, outputs, across, outputs, features)
             if self.bias is None:
-                place.copy_(part)
+                within.copy_(part)
             else:
-                torch.add(part, self.bias, out=place)
+                torch.add(part, self.bias, out=within)
