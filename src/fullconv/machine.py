@@ -23,3 +23,8 @@ def multiplies_bf16() -> bool:
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+
+
+def precisions() -> tuple[str, ...]:
+    """What this processor multiplies by itself, of single and half precision."""
+    return ("fp32", "bf16") if multiplies_bf16() else ("fp32",)

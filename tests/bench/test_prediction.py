@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fullconv.bench import peers, predict
+from fullconv.bench.apart import Apart
 from fullconv.cli import main
 from fullconv.machine import multiplies_bf16
 
@@ -116,3 +117,16 @@ def test_what_is_printed_past_python_goes_to_the_errors_and_comes_back(capfd):
     print("after")
     said = capfd.readouterr()
     assert said.out == "before\nafter\n" and said.err == "aside\n"
+
+
+def test_a_way_in_a_process_of_its_own_is_the_same():
+    net = predict.random_net("vgg11", 1 / 16, "paper")
+    x = predict.random_input(net, (64, 96))
+    apart = Apart(predict.plain, net, 1)
+    try:
+        wanted = predict.plain(net).logits(x)
+        assert np.abs(apart.logits(x) - wanted).max() <= 1e-5 * np.ptp(wanted)
+        assert (apart(x) == wanted[0].argmax(0)).mean() > 0.999
+        assert 0 < apart.seconds(x) < 5
+    finally:
+        apart.close()

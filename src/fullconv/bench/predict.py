@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 from fullconv import memory
 from fullconv.bench import peers
+from fullconv.bench.apart import Apart
 from fullconv.bench.peers import Labels, Scored, Way
 from fullconv.bench.train import Dense
 from fullconv.config import ModelConfig, Size
 from fullconv.engines.prepared import PRECISIONS, Prepared, installed
+from fullconv.engines.pytorch import TYPES
 from fullconv.inference import read
-from fullconv.machine import multiplies_bf16
+from fullconv.machine import precisions
 from fullconv.models import FCN, build
 from fullconv.models.cost import cost
 from fullconv.models.folding import folded
@@ -38,7 +40,9 @@ from fullconv.models.upsample import Upsample
 from fullconv.segmentation import CoarseScores
 
 PLAIN = "plain eager"
-"""The way that all others are compared with: every layer as it is, dense transposed convolutions, all scores."""
+"""The way that all others are compared with: every layer as it is, dense transposed convolutions, all scores; in a
+process of its own.
+"""
 
 ROOM = 3
 """How many times the memory of our own net a way may take at the most: that of others is not known."""
@@ -95,8 +99,8 @@ def random_net(backbone: str, width: float, padding: str, classes: int = 21) -> 
 def machine_limit(side: int = 1536, rounds: int = 5) -> dict[str, float]:
     """GFLOP/s at which this machine multiplies at best in what torch has: a matrix product, and a convolution."""
     best = {}
-    kinds = {"fp32": torch.float32, **({"bf16": torch.bfloat16} if multiplies_bf16() else {})}
-    for name, kind in kinds.items():
+    for name in precisions():
+        kind = TYPES[name]
         square = torch.randn(side, side).to(kind)
         image = torch.randn(1, 256, 64, 64).to(kind).contiguous(memory_format=torch.channels_last)
         weight = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
@@ -146,7 +150,10 @@ def _measured(
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, (way, _) in found.items():
-            seconds[name].append(_seconds(partial(way, x)))
+            seconds[name].append(way.seconds(x) if isinstance(way, Apart) else _seconds(partial(way, x)))
+    for way, _ in found.values():
+        if isinstance(way, Apart):
+            way.close()
     plain, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
     rows = []
     for name, (_, precision) in found.items():
@@ -184,13 +191,11 @@ def ways(
 
 
 def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
-    yield PLAIN, "fp32", lambda: plain(net)
+    yield PLAIN, "fp32", lambda: Apart(plain, net, threads)
     for engine in installed():
         if engine == "compile" and not compiler:
             continue
-        for precision in PRECISIONS[engine]:
-            if precision == "bf16" and not multiplies_bf16():
-                continue
+        for precision in (each for each in PRECISIONS[engine] if each in precisions()):
             yield f"{engine} {precision}", precision, partial(prepared, net, engine, precision)
     if "openvino" in installed() and find_spec("nncf") and find_spec("onnx"):
         yield "openvino int8", "int8", partial(in_int8, net, x, threads)
@@ -203,7 +208,7 @@ def _theirs(net: FCN, size: Size, threads: int) -> Iterable[tuple[str, str, Call
         yield name, "other", make
 
 
-def plain(net: FCN) -> Way:
+def plain(net: FCN) -> Scored:
     """The net as it is usually written (pytorch-fcn, 2017): dense upsampling, and the maximum of all scores."""
     found = copy.deepcopy(net).eval()
     for name, layer in list(found.named_modules()):

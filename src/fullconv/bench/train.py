@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullconv.config import ModelConfig, TrainConfig
-from fullconv.machine import multiplies_bf16
+from fullconv.machine import precisions
 from fullconv.models import build
 from fullconv.models.fcn import FCN
 from fullconv.models.upsample import Upsample, bilinear_weight
@@ -62,9 +62,9 @@ def measure(
     image, label = torch.randn(1, 3, *size), torch.randint(0, CLASSES, (1, *size))
     settings = TrainConfig(loss="sum", lr=1e-12, momentum=0.99, batch_size=1)
     ways: dict[str, Callable[[], float]] = {"plain": plain(copy.deepcopy(net), image, label, settings)}
-    kinds = {"ours, fp32": None, **({"ours, bf16": torch.bfloat16} if multiplies_bf16() else {})}
-    for name, kind in kinds.items():
-        ways[name] = ours(copy.deepcopy(net), image, label, settings, kind)
+    for name in precisions():
+        kind = torch.bfloat16 if name == "bf16" else None
+        ways[f"ours, {name}"] = ours(copy.deepcopy(net), image, label, settings, kind)
     first = {name: step() for name, step in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

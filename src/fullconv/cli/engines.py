@@ -44,12 +44,9 @@ def open_predictor(
 
     images: how many are to be predicted. first: reads one of them as the net takes it. say: is told what was picked.
     """
-    from fullconv.engines import choice
     from fullconv.engines.prepared import PRECISIONS, check
-    from fullconv.inference import Predictor, load
+    from fullconv.inference import load
     from fullconv.machine import multiplies_bf16
-    from fullconv.models import FCN
-    from fullconv.weights import sha256_of
 
     if precision == "bf16" and not multiplies_bf16():
         say("bf16: this processor does not multiply it, so it takes longer than fp32; --precision auto is the faster")
@@ -59,13 +56,26 @@ def open_predictor(
         check(engine, "fp32")
     if precision != "auto" and precision not in {p for each in PRECISIONS.values() for p in each}:
         check("torch", precision)
-    asked = f"{engine}, {precision}"
-    fingerprint = sha256_of(path) or ""
+    return _fastest(path, engine, precision, images, first, say)
+
+
+def _fastest(
+    path: Path, engine: str, precision: str, images: int, first: Callable[[Predictor], Any] | None,
+    say: Callable[[str], Any],
+) -> Predictor:  # fmt: skip
+    """The same where it is to be found: by what was kept of a trial, or by one, if there is work enough."""
+    from fullconv.engines import choice
+    from fullconv.inference import Predictor, load
+    from fullconv.machine import precisions
+    from fullconv.models import FCN
+    from fullconv.weights import sha256_of
+
+    asked, fingerprint = f"{engine}, {precision}", sha256_of(path) or ""
+    usual = "fp32" if precision == "auto" else precision, "torch" if engine == "auto" else engine
     best = choice.remembered(path, fingerprint, asked)
     if best is not None and images * best.plain >= LONG:
         say(f"engine {best} (tried before, {choice.place_of(path).name})")
         return load(path, best.precision, best.engine)
-    usual = "fp32" if precision == "auto" else precision, "torch" if engine == "auto" else engine
     if best is not None or images < FEW or first is None:
         return load(path, *usual)
     plain = load(path, engine="eager")
@@ -78,10 +88,8 @@ def open_predictor(
     if images * seconds < LONG:
         return Predictor(plain.net, plain.header, *usual)
     say("trying the engines on the first image ...")
-    fast = ("fp32", "bf16") if multiplies_bf16() else ("fp32",)
-    precisions = fast if precision == "auto" else (precision,)
     trials = choice.tried(
-        plain.net, x, precisions, None if engine == "auto" else (engine,),
+        plain.net, x, precisions() if precision == "auto" else (precision,), None if engine == "auto" else (engine,),
         progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),
     )  # fmt: skip
     if not any(trial.agrees for trial in trials):
