@@ -5,7 +5,7 @@
 Every way runs over the same images, and its labels are compared pixel by pixel with those of the module itself in fp32.
 The int8 files are made by ``fullconv export --int8 DATA``, with ranges from the training split. Half precision of a
 processor that does not multiply it is torch's emulation, whose numbers are the same and whose time is not; engines that
-have none there are left out. Writes benchmarks/results/precision.json.
+have none there are left out. Writes benchmarks/results/precision-BACKBONE.json.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from fullconv.data import default_splits, open_dataset
 from fullconv.deployed import load_exported
 from fullconv.engines.prepared import PRECISIONS, installed
 from fullconv.inference import load
-from fullconv.machine import multiplies_bf16
+from fullconv.machine import precisions
 from fullconv.metrics import confusion_matrix, scores
 
-RESULT = Path(__file__).parent / "results" / "precision.json"
+RESULTS = Path(__file__).parent / "results"
 
 
-def ways(model: Path, data: str, folder: Path) -> Iterator[tuple[str, Any]]:
+def ways(model: Path, data: str, folder: Path, engines: list[str], int8: list[str]) -> Iterator[tuple[str, Any]]:
     """A name, and what predicts."""
     yield "module, fp32", load(model, engine="eager")
-    for engine in (name for name in installed() if name != "compile"):
+    for engine in engines:
         for precision in PRECISIONS[engine]:
-            if precision == "fp32" or engine == "torch" or multiplies_bf16():
+            if precision in precisions() or engine == "torch":
                 yield f"{engine}, {precision}", load(model, precision, engine)
-    for suffix in (".onnx", ".xml"):
+    for suffix in int8:
         out = folder / f"m{suffix}"
         words = ["export", str(model), "--out", str(out), "--int8", data, "--data", data, "--json"]
         said = subprocess.run([sys.executable, "-m", "fullconv", *words], stdout=subprocess.PIPE)
@@ -55,12 +55,15 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data")
     parser.add_argument("--split", help="default: the data set's own for this")
+    others = [name for name in installed() if name != "compile"]
+    parser.add_argument("--engines", nargs="*", default=others, help="default: all that are installed")
+    parser.add_argument("--int8", nargs="*", default=[".onnx", ".xml"], help="files to make (default: .onnx .xml)")
     args = parser.parse_args()
     split = args.split or default_splits(args.data)[1]
     dataset = open_dataset(args.data, split)
     space, truth, rows = dataset.labels, [], []
     with tempfile.TemporaryDirectory() as folder:
-        for name, predictor in ways(args.model, args.data, Path(folder)):
+        for name, predictor in ways(args.model, args.data, Path(folder), args.engines, args.int8):
             counts, same, pixels, first = np.zeros((len(space),) * 2, np.int64), 0, 0, not truth
             for index in range(len(dataset)):
                 sample = dataset[index]
@@ -80,7 +83,7 @@ def main() -> None:
         "ways": rows,
         "machine": machine(),
     }
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"precision-{header.model.backbone}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -332,43 +332,30 @@ def measured(name):
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text())["runs"]
 
 
-@pytest.mark.parametrize("name", ["bench-predict.json", "bench-predict-avx512.json"])
-def test_the_speed_of_prediction_is_that_of_the_result_file(name):
-    titles = [
-        "way",
-        "threads",
-        "seconds",
-        "times as fast",
-        "GFLOP/s",
-        "of the limit",
-        "scores off by",
-        "labels as plain",
-    ]
-    titles += ["memory"]
-    if name == "bench-predict-avx512.json":
-        titles = [title for title in titles if title not in ("of the limit", "scores off by", "memory")]
+SPEED = ("threads", "seconds", "times as fast", "GFLOP/s", "of the limit", "scores off by", "labels as plain", "memory")
+
+
+@pytest.mark.parametrize(("title", "name"), [("way", "bench-predict.json"), ("on AVX2", "bench-predict-avx2.json")])
+def test_the_speed_of_prediction_is_that_of_the_result_file(title, name):
     ways = [(run["threads"], way) for run in measured(name) for way in run["ways"]]
-    for row, (threads, way) in zip(table("speed.md", *titles), ways, strict=True):
-        assert (row["way"], row["threads"]) == (way["way"], str(threads))
+    for row, (threads, way) in zip(table("speed.md", title, *SPEED), ways, strict=True):
+        assert (row[title], row["threads"]) == (way["way"], str(threads))
         assert row["seconds"] == f"{way['seconds']:.2f}" and row["times as fast"] == f"{way['times as fast']:.1f}"
+        assert row["memory"] == (readable(way["peak bytes"]) if way.get("peak bytes") else "")
         if "labels" in way:
-            assert (
-                row["GFLOP/s"] == f"{way['GFLOP/s']:.0f}" and row["labels as plain"] == f"{100 * way['labels']:.2f} %"
-            )
-        if way.get("of the limit") and "of the limit" in titles:
+            assert row["GFLOP/s"] == f"{way['GFLOP/s']:.0f}" and row["scores off by"] == f"{way['off by']:.0e}"
+            assert row["labels as plain"] == f"{100 * way['labels']:.2f} %"
+        if way.get("of the limit"):
             assert row["of the limit"] == f"{100 * way['of the limit']:.0f} %"
-        if "labels" in way and "scores off by" in titles:
-            assert row["scores off by"] == f"{way['off by']:.0e}"
-        if "memory" in titles:
-            assert row["memory"] == (readable(way["peak bytes"]) if way.get("peak bytes") else "")
 
 
-def test_what_precision_leaves_is_that_of_the_result_file():
+@pytest.mark.parametrize(("title", "name"), [("way", "mobilenet_v2"), ("on VGG16", "vgg16_bn")])
+def test_what_precision_leaves_is_that_of_the_result_file(title, name):
     import json
 
-    found = json.loads((ROOT / "benchmarks" / "results" / "precision.json").read_text())
-    rows = table("speed.md", "way", "mean IU", "labels as in fp32")
-    assert [(row["way"], row["mean IU"], row["labels as in fp32"]) for row in rows] == [
+    found = json.loads((ROOT / "benchmarks" / "results" / f"precision-{name}.json").read_text())
+    rows = table("speed.md", title, "mean IU", "labels as in fp32")
+    assert [(row[title], row["mean IU"], row["labels as in fp32"]) for row in rows] == [
         (way["way"], f"{100 * way['mean IU']:.2f}", f"{100 * way['labels']:.2f}") for way in found["ways"]
     ]
 
