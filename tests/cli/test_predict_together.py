@@ -37,12 +37,15 @@ def place(tmp_path_factory):
 
 
 def start(*words):
-    """The command in a process of its own, with one thread."""
+    """The command in a process of its own, with one thread. It heeds an interrupt also where the tests themselves run
+    in the background of a script, which ignores them and hands that on.
+    """
     command = [sys.executable, "-m", "fullconv", "predict", *map(str, words), *TORCH]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def wait_for(there, process, seconds=120):
