@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fullconv import memory
 from fullconv.bench import predict
-from fullconv.bench.peers import Way
 from fullconv.config import Size
 from fullconv.inference import load
 from fullconv.models import FCN
@@ -38,10 +37,7 @@ def _peak(way: str, made: tuple[str, float, str] | Path, size: Size, threads: in
     else:
         net = predict.random_net(*made)
     x = predict.random_input(net, size)
-    if way == predict.PLAIN:
-        run: Way = predict.plain(net)
-    else:
-        run = {name: make for name, _, make in predict.ways(net, x, threads, compiler=True, others=True)}[way]()
+    run = {name: make for name, _, make in predict.ways(net, x, threads, compiler=True, others=True)}[way]()
     for _ in range(2):
         run(x)
     return memory.peak()

@@ -139,7 +139,7 @@ def _measured(
             say(f"{name}: left out ({memory.readable(room)} may be needed, and {left} are left)")
             continue
         try:
-            way = make()
+            way = Apart(plain, net, threads) if name == PLAIN else make()
             way(x)
         except Exception as problem:  # somebody else's engine may refuse the net, and the others go on
             say(f"{name}: left out ({' '.join(str(problem).split())[:90] or type(problem).__name__})")
@@ -154,14 +154,14 @@ def _measured(
     for way, _ in found.values():
         if isinstance(way, Apart):
             way.close()
-    plain, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
+    usual, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
     rows = []
     for name, (_, precision) in found.items():
         median, same = statistics.median(seconds[name]), precision != "other"
         rows.append({
             "way": name,
             "seconds": round(median, 5),
-            "times as fast": round(plain / median, 2),
+            "times as fast": round(usual / median, 2),
             **({"GFLOP/s": round(work / median, 1),
                 "of the limit": round(work / median / limit[precision], 2) if precision in limit else None,
                 "off by": float(f"{off[name]:.1e}"),
@@ -191,7 +191,7 @@ def ways(
 
 
 def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
-    yield PLAIN, "fp32", lambda: Apart(plain, net, threads)
+    yield PLAIN, "fp32", lambda: plain(net)
     for engine in installed():
         if engine == "compile" and not compiler:
             continue

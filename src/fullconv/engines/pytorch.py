@@ -108,11 +108,8 @@ def form(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
 
 def compiled(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
     """The trunks by torch's compiler, with frozen weights; the scores as they are."""
-    found = copy.copy(net)
-    found._modules = dict(net._modules)
-    for stream in net.streams:
-        trunk = net.get_submodule(f"backbone{stream}")
-        found._modules[f"backbone{stream}"] = torch.compile(  # type: ignore[assignment]
-            trunk, dynamic=False, options={"freezing": True}
-        )
-    return form(found, precision)
+
+    def by_compiler(trunk: nn.Module) -> nn.Module:
+        return torch.compile(trunk, dynamic=False, options={"freezing": True})  # type: ignore[return-value]
+
+    return form(net.with_trunks(by_compiler), precision)

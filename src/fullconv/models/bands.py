@@ -7,7 +7,6 @@ and ends some rows further out, by what its windows see; those few rows are comp
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -89,13 +88,7 @@ class Bands(nn.Module):
 
 def in_bands(net: FCN) -> FCN:
     """A copy of a net for prediction whose layers near the image are `Bands`; weights are shared."""
-    found = copy.copy(net)
-    found._modules = dict(net._modules)
-    for stream in net.streams:
-        trunk = net.get_submodule(f"backbone{stream}")
-        assert isinstance(trunk, fx.GraphModule)
-        found._modules[f"backbone{stream}"] = banded(trunk)
-    return found
+    return net.with_trunks(banded)
 
 
 def banded(trunk: fx.GraphModule) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,16 @@ class FCN(nn.Module):
         height, width = image.shape[2:]
         logits = {task: self.to_image(task, scores, height, width) for task, scores in self.coarse(image).items()}
         return logits if len(logits) > 1 else logits["semantic"]
+
+    def with_trunks(self, change: Callable[[fx.GraphModule], nn.Module]) -> FCN:
+        """A copy with changed trunks, which give the same features; all else is shared."""
+        found = copy.copy(self)
+        found._modules = dict(self._modules)
+        for stream in self.streams:
+            trunk = self.get_submodule(f"backbone{stream}")
+            assert isinstance(trunk, fx.GraphModule)
+            found._modules[f"backbone{stream}"] = change(trunk)
+        return found
 
     def coarse(self, image: Tensor) -> dict[str, Tensor]:
         """The fused scores at the net's stride by task: all but the last upsampling, which `to_image` is."""

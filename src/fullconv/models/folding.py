@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -16,12 +14,7 @@ def folded(net: FCN) -> FCN:
 
     Other weights are shared. The net must be in evaluation mode: what is folded are the averages that it has learned.
     """
-    found = copy.copy(net)
-    found._modules = dict(net._modules)
-    for stream in net.streams:
-        trunk = net.get_submodule(f"backbone{stream}")
-        assert isinstance(trunk, fx.GraphModule)
-        found._modules[f"backbone{stream}"] = _folded(trunk)
+    found = net.with_trunks(_folded)
     found.trace = walk(found.get_submodule(f"backbone{net.streams[0]}"), net.config.channels)
     return found
 

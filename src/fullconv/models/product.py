@@ -47,6 +47,15 @@ class ProductConv2d(nn.Conv2d):
         return product.view(input.shape[0], self.out_channels, height, width)
 
 
+def steps_by_one(layer: nn.Conv2d) -> bool:
+    """Whether a convolution takes every window of neighbouring cells, of all channels, with so many zeros around."""
+    return (
+        {*layer.stride, *layer.dilation, layer.groups} == {1}
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+
+
 class RowsConv2d(nn.Module):
     """A convolution of stride 1 for prediction, channels last: the windows as rows, times its weights. values: those,
     as `prepared` gives them, which several may share.
@@ -63,9 +72,7 @@ class RowsConv2d(nn.Module):
         return (
             type(layer) is nn.Conv2d
             and layer.weight.numel() >= (LEAST_POINT_WEIGHTS if set(layer.kernel_size) == {1} else LEAST_WEIGHTS)
-            and {*layer.stride, *layer.dilation, layer.groups} == {1}
-            and layer.padding_mode == "zeros"
-            and not isinstance(layer.padding, str)
+            and steps_by_one(layer)
         )
 
     @staticmethod

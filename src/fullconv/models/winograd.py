@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullconv.models.matrices import Matrices, Workspace
+from fullconv.models.product import steps_by_one
 
 POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2", "2", "-1/2")))
 """Where the polynomials are taken, besides infinity: few and small, as rounding grows with their powers."""
@@ -127,9 +128,7 @@ def fewer(layer: nn.Module) -> float:
     """
     if type(layer) is not nn.Conv2d or (way := tile(layer.weight)) is None or len(set(layer.kernel_size)) > 1:
         return 0.0
-    if set(layer.stride) | set(layer.dilation) | {layer.groups} != {1}:
-        return 0.0
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if not steps_by_one(layer):
         return 0.0
     taps, outputs, points, features = layer.kernel_size[0], way.outputs**2, way.points**2, layer.out_channels
     channels = layer.in_channels * way.blocks(taps) ** 2
