@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from fullconv.bench import machine
+from fullconv.bench.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 START = {
@@ -81,9 +81,9 @@ def main() -> None:
 
 def header(model: Path) -> dict[str, object]:
     """The settings that the checkpoint itself states."""
-    from fullconv import weights
+    from fullconv.weights import checkpoint
 
-    _, found = weights.load(model)
+    _, found = checkpoint.load(model)
     assert found is not None
     return {"model": found.to_dict()["model"], "input": found.input.to_dict(), "train": found.provenance["train"]}
 

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from fullconv.bench import machine
-from fullconv.training import State
-from fullconv.training.checkpoint import save_state
+from fullconv.bench.machine import machine
+from fullconv.training.loop import State
+from fullconv.training.saved_state import save_state
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "training"

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fullconv import memory
-from fullconv.bench import machine
+from fullconv.bench.machine import machine
+from fullconv.profiling import process_memory
 
 RESULT = Path(__file__).parent / "results" / "large.json"
 CASES = {
@@ -45,8 +45,8 @@ COMMAND = """
 import json, sys, time
 if sys.argv[2] == "busy":
     time.monotonic = time.process_time
-from fullconv import memory
-from fullconv.cli import main
+from fullconv.profiling import process_memory as memory
+from fullconv.cli.command import main
 try:
     main(sys.argv[3:])
 finally:
@@ -73,10 +73,10 @@ def net(path: Path, backbone: str) -> None:
     """A checkpoint with random weights whose scores have the range of its image."""
     import torch
 
-    from fullconv import weights
     from fullconv.config import CONVENTIONS, ModelConfig
     from fullconv.labels import LabelSpace
-    from fullconv.models import build
+    from fullconv.models.build import build
+    from fullconv.weights import checkpoint
 
     torch.manual_seed(0)
     config = ModelConfig(backbone, stride=8, num_classes=21)
@@ -85,13 +85,13 @@ def net(path: Path, backbone: str) -> None:
         if parameter.ndim == 4:
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu" if name.startswith("backbone") else "linear")
     labels = LabelSpace.of([f"class {number}" for number in range(21)])
-    weights.save(path, made.state_dict(), weights.Header(config, labels, CONVENTIONS["torchvision"]))
+    checkpoint.save(path, made.state_dict(), checkpoint.Header(config, labels, CONVENTIONS["torchvision"]))
 
 
 def small_image(model: Path, image: Path, out: Path) -> float:
     """Seconds per megapixel of an image that is read, predicted and written as a whole: the median of some."""
-    from fullconv.data.images import write_label
-    from fullconv.inference import load
+    from fullconv.inference.predictor import load
+    from fullconv.io.image import write_label
 
     predictor, spent = load(model), []
     for _ in range(1 + TIMES):
@@ -106,13 +106,13 @@ def equality(model: Path, image: Path) -> dict[str, Any]:
     """The labels that differ from the whole's, and the largest difference of scores against the largest score."""
     import torch
 
-    from fullconv.data.windows import Decoded
-    from fullconv.inference import load
-    from fullconv.inference.planning import reach
-    from fullconv.inference.strips import labels_by_strip, net_of
-    from fullconv.inference.tiles import cut, labels_by_tile, scores_by_tile
-    from fullconv.models.input import to_input
-    from fullconv.models.strips import by_strips
+    from fullconv.inference.large_image.plan import reach
+    from fullconv.inference.large_image.streaming import by_strips
+    from fullconv.inference.large_image.strips import labels_by_strip, net_of
+    from fullconv.inference.large_image.tiles import cut, labels_by_tile, scores_by_tile
+    from fullconv.inference.predictor import load
+    from fullconv.inference.tensor_input import to_input
+    from fullconv.io.windowed import Decoded
 
     predictor = load(model)
     pixels = predictor.read(image)
@@ -176,7 +176,7 @@ def case(name: str, folder: Path, scale: int, busy: bool) -> dict[str, Any]:
         "ratio": round(spent / beside, 3), "goals": goals,
         "clock": "of the processor, one thread" if busy else "of the wall",
     }  # fmt: skip
-    print(f"{name}: {found['way']} {found['tile']}, peak {memory.readable(found['peak_bytes'])}, {spent:.2f} s/MP, "
+    print(f"{name}: {found['way']} {found['tile']}, peak {process_memory.readable(found['peak_bytes'])}, {spent:.2f} s/MP, "
           f"{found['ratio']:.2f} of a small image's", flush=True)  # fmt: skip
     return found
 

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from fullconv import memory
-from fullconv.bench import machine
+from fullconv.bench.machine import machine
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data import Sample
+from fullconv.data.dataset import Sample
 from fullconv.labels import LabelSpace
-from fullconv.models import build
-from fullconv.training import State, fit
-from fullconv.training.plan import plan
+from fullconv.models.build import build
+from fullconv.profiling import process_memory
+from fullconv.training.loop import State, fit
+from fullconv.training.memory_plan import plan
 
 RESULT = Path(__file__).parent / "results" / "plan.json"
 STEPS = {"memory": 4, "time": 6}
@@ -102,7 +102,7 @@ def run(name: str, what: str) -> dict[str, Any]:
     planning = time.perf_counter() - began
     records = list(fit(state, dataset, config, CONVENTIONS["torchvision"]))
     if what == "memory":
-        real, planned = memory.peak(), found.peak
+        real, planned = process_memory.peak(), found.peak
     else:  # the first step allocates the momentum
         real, planned = statistics.median(record.seconds for record in records[1:]), found.seconds_per_step
     return {"planned": planned, "real": real, "off": round(planned / real - 1, 3), "planning": round(planning, 2)}
@@ -137,7 +137,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", name, "--only", what, *(["--busy"] if args.busy else [])]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found = json.loads(said.stdout)
-            words = memory.readable if what == "memory" else "{:.2f} s".format
+            words = process_memory.readable if what == "memory" else "{:.2f} s".format
             print(f"{name}: {what} planned {words(found['planned'])}, was {words(found['real'])} "
                   f"({found['off']:+.0%}); planned in {found['planning']:.1f} s", flush=True)  # fmt: skip
             keep(name, what, found, args.busy)

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from fullconv.bench import machine
-from fullconv.data import default_splits, open_dataset
-from fullconv.deployed import load_exported
-from fullconv.engines.prepared import PRECISIONS, installed
-from fullconv.inference import load
-from fullconv.machine import precisions
+from fullconv.bench.machine import machine
+from fullconv.datasets.open_dataset import default_splits, open_dataset
+from fullconv.hardware import precisions
+from fullconv.inference.exported import load_exported
+from fullconv.inference.predictor import load
 from fullconv.metrics import confusion_matrix, scores
+from fullconv.optimize.compiled import PRECISIONS, installed
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fullconv.bench import machine
+from fullconv.bench.machine import machine
 from fullconv.cli.loading import Asked, load_model
-from fullconv.data.images import write_label, write_overlay
+from fullconv.io.image import write_label, write_overlay
 
 RESULT = Path(__file__).parent / "results" / "predict.json"
 WAYS = {

@@ -28,8 +28,8 @@ def digits_folder(tmp_path_factory) -> Path:
     """A folder of small scenes as a user would have it: images, masks, class names; 6 to train, 2 to validate."""
     from PIL import Image
 
-    from fullconv.data.digits import Digits
-    from fullconv.data.images import write_label
+    from fullconv.datasets.synthetic.digits import Digits
+    from fullconv.io.image import write_label
 
     root = tmp_path_factory.mktemp("digits")
     for split, length in (("train", 6), ("val", 2)):

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fullconv.download import fetch_file
-from fullconv.download.checksum import Checksum
+from fullconv.io.download.checksum import Checksum
+from fullconv.io.download.fetch import fetch_file
 
 BODY = bytes(range(256)) * 40
 SHA = Checksum("sha256", hashlib.sha256(BODY).hexdigest())

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.data.digits import Digits
-from fullconv.demo import QUICK, Ending, Settings, folder, story
-from fullconv.evaluation import evaluate
-from fullconv.report import percent
+from fullconv.datasets.synthetic.digits import Digits
+from fullconv.evaluation.evaluate import evaluate
+from fullconv.reporting.page import percent
+from fullconv.reproduce.demo import QUICK, Ending, Settings, folder, story
 from fullconv.training.log import read_log
 
 

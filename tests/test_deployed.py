@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.config import CONVENTIONS, InputConvention
-from fullconv.deployed import Exported, load_exported
 from fullconv.errors import UsageError
-from fullconv.export import card_of
-from fullconv.models.input import to_input as with_torch
-from fullconv.segmentation.input import to_input
+from fullconv.export.export import card_of
+from fullconv.inference.exported import Exported, load_exported
+from fullconv.inference.preprocess import to_input
+from fullconv.inference.tensor_input import to_input as with_torch
 
 sys.path.insert(0, str(Path(__file__).parent / "engines"))
 from small_nets import graph, image, predictor
@@ -84,7 +84,7 @@ def test_a_file_that_does_not_give_what_it_says(outputs):
 @pytest.mark.slow
 def test_two_heads():
     one = predictor(geometric_classes=3, stride=32)
-    from fullconv.engines import onnx
+    from fullconv.backends import onnx
 
     model = onnx.cut(onnx.to_onnx(one.net, (40, 50)), ["coarse", "coarse_geometric"])
     found, expected = Exported(onnx.OnnxNet(model, 1), card_of(one, (40, 50)), "m")(image(40, 50)), one(image(40, 50))

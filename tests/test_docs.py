@@ -20,9 +20,9 @@ from PIL import Image
 
 from fullconv.config import CONVENTIONS, ModelConfig, to_mapping
 from fullconv.geometry import AxisMap
-from fullconv.memory import readable
-from fullconv.models import build, build_classifier
 from fullconv.models.alignment import Margin
+from fullconv.models.build import build, build_classifier
+from fullconv.profiling.process_memory import readable
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -194,7 +194,7 @@ def test_the_heat_map_is_drawn_from_a_net_and_a_photograph(tmp_path, monkeypatch
 
 
 def test_the_table_of_data_sets_is_the_code():
-    from fullconv.data.official import abouts
+    from fullconv.datasets.published.catalog import abouts
 
     rows = table("datasets.md", "name", "what", "classes", "images", "get")
     for row, about in zip(rows, abouts().values(), strict=True):
@@ -205,8 +205,8 @@ def test_the_table_of_data_sets_is_the_code():
 
 
 def test_the_bounds_in_the_page_are_those_of_camvid(shared_data):
-    from fullconv.data import open_dataset
-    from fullconv.evaluation.bounds import upper_bounds
+    from fullconv.datasets.open_dataset import open_dataset
+    from fullconv.evaluation.upper_bounds import upper_bounds
 
     found = upper_bounds(open_dataset(f"camvid:{shared_data / 'camvid'}", "val"))
     for row in table("datasets.md", "factor", "mean IU", "pixel acc."):
@@ -264,7 +264,7 @@ def test_the_verdicts_are_those_of_the_result_files():
 
 @pytest.mark.parametrize("name", ["slurm.sh", "kubernetes.yaml"])
 def test_the_job_files_use_flags_that_there_are(name):
-    from fullconv.cli import build_parser
+    from fullconv.cli.command import build_parser
     from fullconv.cli.options import recipe_names
 
     text = (DOCS / "jobs" / name).read_text()
@@ -289,7 +289,7 @@ def test_the_job_files_are_well_formed():
 
 def test_the_numbers_of_long_runs_are_the_code_s():
     from fullconv.config import TrainConfig
-    from fullconv.processes import TIMEOUT
+    from fullconv.distributed import TIMEOUT
 
     text = (DOCS / "long-runs.md").read_text()
     assert f"`--save-every` steps ({TrainConfig().save_every})" in text

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullconv.errors import RunError, UsageError
-from fullconv.many import Clock, Pace, overlapped
+from fullconv.inference.pipeline import Clock, Pace, overlapped
 
 
 def nothing(*_):

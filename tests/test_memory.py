@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullconv import memory
+from fullconv.profiling import process_memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and counters of Linux")
 
@@ -26,7 +26,7 @@ def test_peak_and_resident_follow_what_is_taken():
     said = child(
         """
         import numpy as np
-        from fullconv import memory
+        from fullconv.profiling import process_memory as memory
         print(memory.resident(), memory.peak())
         taken = np.ones(300_000_000, np.uint8)
         print(memory.resident(), memory.peak())
@@ -47,7 +47,7 @@ def test_what_is_given_up_is_kept_for_the_next():
     """Tensors that come and go take new pages from the system for some times alone."""
     code = """
 import resource, torch
-from fullconv import memory
+from fullconv.profiling import process_memory as memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -67,7 +67,7 @@ print(pages())
 def test_available_is_no_more_than_the_machine_has():
     import psutil
 
-    assert 0 < memory.available() <= psutil.virtual_memory().total
+    assert 0 < process_memory.available() <= psutil.virtual_memory().total
 
 
 @linux
@@ -77,7 +77,7 @@ def test_available_heeds_the_address_space_and_is_no_fable():
         """
         import resource
         import numpy as np
-        from fullconv import memory
+        from fullconv.profiling import process_memory as memory
         import psutil
         used = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)
@@ -107,7 +107,7 @@ def groups(tmp_path, lines, files):
     for name, content in files.items():
         (mount / name).parent.mkdir(parents=True, exist_ok=True)
         (mount / name).write_text(f"{content}\n")
-    return list(memory._groups(proc, mount))
+    return list(process_memory._groups(proc, mount))
 
 
 def test_groups_of_version_2_up_to_the_root(tmp_path):
@@ -153,13 +153,13 @@ def test_groups_without_a_limit_leave_no_room_to_say(tmp_path, lines, files):
 
 
 def test_a_group_that_is_over_its_limit_leaves_nothing(monkeypatch):
-    monkeypatch.setattr(memory, "_groups", lambda *_: [-5])
-    assert memory.available() == 0
+    monkeypatch.setattr(process_memory, "_groups", lambda *_: [-5])
+    assert process_memory.available() == 0
 
 
 @given(st.integers(0, 10**15))
 def test_readable_is_within_its_last_digit(size):
-    text = memory.readable(size)
+    text = process_memory.readable(size)
     number, unit = text.replace(",", "").split()
     factor = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
     assert abs(float(number) * factor - size) <= factor * (0.05001 if unit == "GB" else 0.50001)
@@ -187,7 +187,7 @@ def test_what_is_raised_without_memory_is_recognized(what):
         import resource, psutil
         import numpy as np, torch
         import torch.nn.functional as F
-        from fullconv import memory
+        from fullconv.profiling import process_memory as memory
 
         def fit():
             net = torch.nn.Sequential(*(torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(40)))
@@ -226,8 +226,8 @@ def test_what_is_raised_without_memory_is_recognized(what):
     ],
 )  # fmt: skip
 def test_what_an_error_says_is_read(problem, lacks, size):
-    assert memory.is_out_of_memory(problem) == lacks
-    assert memory.asked(problem) == size
+    assert process_memory.is_out_of_memory(problem) == lacks
+    assert process_memory.asked(problem) == size
 
 
 def test_the_error_below_an_error_counts():
@@ -237,5 +237,5 @@ def test_the_error_below_an_error_counts():
         except MemoryError as below:
             raise RuntimeError("the loader failed") from below
     except RuntimeError as problem:
-        assert memory.is_out_of_memory(problem)
-        assert memory.asked(problem) == 2 << 30
+        assert process_memory.is_out_of_memory(problem)
+        assert process_memory.asked(problem) == 2 << 30

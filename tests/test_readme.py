@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.config import ModelConfig
-from fullconv.models import build_classifier
+from fullconv.models.build import build_classifier
 
 sys.path.insert(0, str(Path(__file__).parent / "weights"))
 from caffe_files import write_caffemodel, write_prototxt
@@ -64,7 +64,7 @@ def test_the_commands_and_the_python(place, monkeypatch):
 
 
 def test_the_classes_file():
-    from fullconv.data.classes import parse_rules
+    from fullconv.datasets.folder.classes_file import parse_rules
 
     (block,) = blocks("yaml")
     assert parse_rules(block.encode()).names == ("background", "cell", "nucleus")
@@ -82,7 +82,7 @@ def test_every_number_of_the_table_stands_in_a_result_file():
 
 
 def test_the_classes_file_of_the_data_page():
-    from fullconv.data.classes import parse_rules
+    from fullconv.datasets.folder.classes_file import parse_rules
 
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
     (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import fullconv
 from fullconv.config import ModelConfig
 from fullconv.geometry import Window
-from fullconv.inference import run
-from fullconv.segmentation import CoarseScores
+from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.predictor import run
 
 
 @st.composite
@@ -34,7 +34,7 @@ def coarse(draw):
 
 def full(scores):
     """By the transposed convolution itself, in double precision."""
-    line = torch.from_numpy(fullconv.segmentation.coarse.bilinear_line(scores.window.kernel)).double()
+    line = torch.from_numpy(fullconv.inference.coarse_scores.bilinear_line(scores.window.kernel)).double()
     x = torch.from_numpy(scores.scores).double()[:, None]
     found = torch.nn.functional.conv_transpose2d(x, torch.outer(line, line)[None, None], stride=scores.window.stride)
     (top, left), (height, width) = scores.offset, scores.size

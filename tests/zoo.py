@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from fullconv.models.zoo import library
+from fullconv.models.backbones.external import library
 
 
 def torchvision():

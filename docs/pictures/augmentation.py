@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from fullconv.config import InputConvention, TrainConfig
-from fullconv.data import open_dataset
-from fullconv.report.augmented import draw_augmented
+from fullconv.datasets.open_dataset import open_dataset
+from fullconv.reporting.augmentation_preview import draw_augmented
 
 CONFIG = TrainConfig(crop=(160, 160), scale=1.5, flip=True, jitter=8, color=0.5)
 

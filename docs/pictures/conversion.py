@@ -17,8 +17,8 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import nn
 
 from fullconv.config import ModelConfig
-from fullconv.models import build_classifier, convolutionalize, native_size
-from fullconv.models.convolutionalize import Conversion
+from fullconv.models.build import build_classifier, native_size
+from fullconv.models.convolutionalize import Conversion, convolutionalize
 
 INK, QUIET = "#22303c", "#7b868f"
 IMAGE_COLOUR = "#d5dade"

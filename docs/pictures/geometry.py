@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 
 from fullconv.config import ModelConfig
 from fullconv.geometry import IMAGE, AxisMap
-from fullconv.models import FCN, PAPER_PADDING, build
+from fullconv.models.build import PAPER_PADDING, build
+from fullconv.models.fcn import FCN
 
 INK, QUIET = "#22303c", "#7b868f"
 IMAGE_COLOUR, ZEROS_COLOUR = "#d5dade", "#f2f4f5"

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fullconv import weights
 from fullconv.config import InputConvention, ModelConfig
 from fullconv.geometry import IMAGE, AxisMap, bilinear_window
-from fullconv.models import build_classifier, convolutionalize, give_features, native_size
-from fullconv.models.input import to_input
+from fullconv.inference.tensor_input import to_input
+from fullconv.models.build import build_classifier, give_features, native_size
+from fullconv.models.convolutionalize import convolutionalize
 from fullconv.models.upsample import Upsample
+from fullconv.weights import checkpoint
 
 CONFIG = ModelConfig("squeezenet1_0", num_classes=1000)
 INPUT = InputConvention.named("bgr:104,117,123")
@@ -170,7 +171,7 @@ def main() -> None:
     photograph = np.asarray(Image.open(args.image).convert("RGB"))
     if min(photograph.shape[:2]) < native_size(CONFIG):
         parser.error(f"{args.image}: it is smaller than one crop; give a larger photograph")
-    seen = look(photograph, weights.load(args.weights)[0])
+    seen = look(photograph, checkpoint.load(args.weights)[0])
     draw(photograph, seen).savefig(args.out, facecolor="white", pil_kwargs={"quality": 80})
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 import fullconv
-from fullconv.data import Sample
-from fullconv.data.digits import Digits
-from fullconv.report.run import write_run_report
+from fullconv.data.dataset import Sample
+from fullconv.datasets.synthetic.digits import Digits
+from fullconv.reporting.run_page import write_run_report
 
 WIDTH, HEIGHT = 820, 1130
 SPOILT = (7, 21, 47, 61)

@@ -18,43 +18,44 @@ _HOME = {
     "AxisMap": "geometry",
     "Window": "geometry",
     "FullconvError": "errors",
-    "Sample": "data",
-    "open_dataset": "data",
-    "build": "models",
+    "Sample": "data.dataset",
+    "open_dataset": "datasets.open_dataset",
+    "build": "models.build",
     "convolutionalize": "models.convolutionalize",
     "walk": "models.trace",
-    "rarefy": "models.rarefy",
-    "shift_and_stitch": "models.rarefy",
+    "rarefy": "models.dense_scores",
+    "shift_and_stitch": "models.dense_scores",
     "FCN": "models.fcn",
     "confusion_matrix": "metrics",
     "scores": "metrics",
     "Scores": "metrics",
-    "fit": "training",
-    "evaluate": "evaluation",
-    "compile": "engines.choice",
-    "load": "inference",
-    "Predictor": "inference",
-    "Segmentation": "segmentation",
+    "fit": "training.loop",
+    "evaluate": "evaluation.evaluate",
+    "compile": "optimize.autotune",
+    "load": "inference.predictor",
+    "Predictor": "inference.predictor",
+    "Segmentation": "inference.segmentation",
 }
 """Every public name and the module that it lives in."""
 
 if TYPE_CHECKING:
     from fullconv.config import InputConvention, ModelConfig, TrainConfig
-    from fullconv.data import Sample, open_dataset
-    from fullconv.engines.choice import compile
+    from fullconv.data.dataset import Sample
+    from fullconv.datasets.open_dataset import open_dataset
     from fullconv.errors import FullconvError
-    from fullconv.evaluation import evaluate
+    from fullconv.evaluation.evaluate import evaluate
     from fullconv.geometry import AxisMap, Window
-    from fullconv.inference import Predictor, load
+    from fullconv.inference.predictor import Predictor, load
+    from fullconv.inference.segmentation import Segmentation
     from fullconv.labels import LabelSpace
     from fullconv.metrics import Scores, confusion_matrix, scores
-    from fullconv.models import build
+    from fullconv.models.build import build
     from fullconv.models.convolutionalize import convolutionalize
+    from fullconv.models.dense_scores import rarefy, shift_and_stitch
     from fullconv.models.fcn import FCN
-    from fullconv.models.rarefy import rarefy, shift_and_stitch
     from fullconv.models.trace import walk
-    from fullconv.segmentation import Segmentation
-    from fullconv.training import fit
+    from fullconv.optimize.autotune import compile
+    from fullconv.training.loop import fit
 
 
 def __getattr__(name: str) -> Any:

@@ -234,7 +234,7 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a net is trained. `fullconv.training.fit` reads it; recipes are files of it."""
+    """How a net is trained. `fullconv.training.loop.fit` reads it; recipes are files of it."""
 
     steps: int | None = option(None, "number of update steps; from --epochs if not given", least=1)
     epochs: float | None = option(None, "passes over the training split (default: 30 unless --steps is given)", least=0)

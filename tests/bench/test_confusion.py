@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fullconv.bench import confusion
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.errors import RunError
 from fullconv.metrics import confusion_matrix
 

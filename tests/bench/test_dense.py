@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fullconv.bench.dense import measure
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.errors import UsageError
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fullconv.bench import loader
-from fullconv.cli import main
-from fullconv.data import open_dataset
+from fullconv.cli.command import main
+from fullconv.datasets.open_dataset import open_dataset
 
 
 def test_the_pictures_are_a_data_set():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fullconv.bench import peers, predict
-from fullconv.bench.apart import Apart
-from fullconv.cli import main
-from fullconv.machine import multiplies_bf16
+from fullconv.bench import peers, prediction
+from fullconv.bench.subprocess_runner import Apart
+from fullconv.cli.command import main
+from fullconv.hardware import multiplies_bf16
 
 SMALL = {"width": 1 / 16, "sizes": ((70, 90),), "threads": (1,), "rounds": 1}
 
@@ -18,17 +18,17 @@ SMALL = {"width": 1 / 16, "sizes": ((70, 90),), "threads": (1,), "rounds": 1}
 @pytest.fixture
 def torch_alone(monkeypatch):
     """As where no other engine is installed: the others take seconds to be made."""
-    monkeypatch.setattr(predict, "installed", lambda: ["torch"])
+    monkeypatch.setattr(prediction, "installed", lambda: ["torch"])
     monkeypatch.setattr(peers, "engines", lambda *given: [])
 
 
 def test_every_way_is_measured_and_says_the_same():
     before = torch.get_num_threads()
-    found = predict.measure(**SMALL)
+    found = prediction.measure(**SMALL)
     assert torch.get_num_threads() == before
     (run,) = found["runs"]
     ways = {row["way"]: row for row in run["ways"]}
-    assert {predict.PLAIN, "torch fp32"} <= set(ways) and ways[predict.PLAIN]["times as fast"] == 1
+    assert {prediction.PLAIN, "torch fp32"} <= set(ways) and ways[prediction.PLAIN]["times as fast"] == 1
     assert ("torch bf16" in ways) == multiplies_bf16()
     for row in run["ways"]:
         if "labels" in row:
@@ -44,22 +44,22 @@ def test_a_way_that_fails_is_left_out_and_said(torch_alone, monkeypatch):
 
     monkeypatch.setattr(peers, "nets", lambda classes: [("somebody's", refuses)])
     said = []
-    found = predict.measure(**SMALL, say=said.append)
+    found = prediction.measure(**SMALL, say=said.append)
     assert "somebody's: left out (no such operation)" in said
     assert "somebody's" not in {row["way"] for row in found["runs"][0]["ways"]}
 
 
 def test_another_net_is_timed_and_not_compared(torch_alone, monkeypatch):
     monkeypatch.setattr(peers, "nets", lambda classes: [("another", lambda: lambda x: np.zeros(x.shape[2:], int))])
-    row = predict.measure(**SMALL)["runs"][0]["ways"][-1]
+    row = prediction.measure(**SMALL)["runs"][0]["ways"][-1]
     assert row["way"] == "another" and "labels" not in row
 
 
 def test_the_plain_net_is_the_net_with_dense_upsampling():
-    net = predict.random_net("vgg16", 1 / 16, "paper")
+    net = prediction.random_net("vgg16", 1 / 16, "paper")
     x = torch.randn(1, 3, 60, 80)
     with torch.inference_mode():
-        assert (predict.plain(net)(x) == net(x)[0].argmax(0).numpy()).mean() > 0.999
+        assert (prediction.plain(net)(x) == net(x)[0].argmax(0).numpy()).mean() > 0.999
 
 
 def test_the_verb_prints_writes_and_draws(torch_alone, tmp_path, capsys):
@@ -95,15 +95,15 @@ def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
     assert not left.value.code
     said = capsys.readouterr()
     rows = {row["way"]: row["peak bytes"] for row in json.loads(said.out)["runs"][0]["ways"]}
-    assert set(rows) >= {predict.PLAIN, "torch fp32"} and "memory" in said.err
+    assert set(rows) >= {prediction.PLAIN, "torch fp32"} and "memory" in said.err
     assert all(100e6 < peak < 3e9 for peak in rows.values())
 
 
 def test_every_way_of_others_says_what_the_net_says():
     """Those that are installed: their labels, or classes of the size of the image."""
-    net = predict.random_net("vgg11", 1 / 16, "paper")
-    x = predict.random_input(net, (64, 96))
-    wanted = predict.plain(net)(x)
+    net = prediction.random_net("vgg11", 1 / 16, "paper")
+    x = prediction.random_input(net, (64, 96))
+    wanted = prediction.plain(net)(x)
     for _, make in peers.engines(net, (64, 96), 2):
         assert (make()(x) == wanted).mean() > 0.999
     for _, make in peers.nets(5):
@@ -120,11 +120,11 @@ def test_what_is_printed_past_python_goes_to_the_errors_and_comes_back(capfd):
 
 
 def test_a_way_in_a_process_of_its_own_is_the_same():
-    net = predict.random_net("vgg11", 1 / 16, "paper")
-    x = predict.random_input(net, (64, 96))
-    apart = Apart(predict.plain, net, 1)
+    net = prediction.random_net("vgg11", 1 / 16, "paper")
+    x = prediction.random_input(net, (64, 96))
+    apart = Apart(prediction.plain, net, 1)
     try:
-        wanted = predict.plain(net).logits(x)
+        wanted = prediction.plain(net).logits(x)
         assert np.abs(apart.logits(x) - wanted).max() <= 1e-5 * np.ptp(wanted)
         assert (apart(x) == wanted[0].argmax(0)).mean() > 0.999
         assert 0 < apart.seconds(x) < 5

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from fullconv.bench.train import measure, ours, plain
+from fullconv.bench.training_step import measure, ours, plain
 from fullconv.config import ModelConfig, TrainConfig
-from fullconv.machine import multiplies_bf16
-from fullconv.models import build
+from fullconv.hardware import multiplies_bf16
+from fullconv.models.build import build
 
 
 def test_both_forms_are_one_step():

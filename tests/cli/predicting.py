@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import fullconv
-from fullconv import weights
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.labels import LabelSpace
-from fullconv.weights import Header
+from fullconv.weights import checkpoint as weights
+from fullconv.weights.checkpoint import Header
 
 LABELS = LabelSpace.of(["background", "a", "b", "c"])
 

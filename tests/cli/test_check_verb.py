@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.cli import main
+from fullconv.cli.command import main
 
 
 def call(capsys, *argv):
@@ -78,9 +78,9 @@ def test_the_augmentation_is_drawn_with_the_settings_given(digits_folder, tmp_pa
         Image.new("RGB", (3, 2)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    module = types.ModuleType("fullconv.report.augmented")
+    module = types.ModuleType("fullconv.reporting.augmentation_preview")
     module.draw_augmented = draw
-    monkeypatch.setitem(sys.modules, "fullconv.report.augmented", module)
+    monkeypatch.setitem(sys.modules, "fullconv.reporting.augmentation_preview", module)
     picture = tmp_path / "a.png"
     code, out, _ = call(
         capsys, "check", digits_folder, "--augment", picture, "--crop", "32x32", "--flip", "--scale", "1.5"
@@ -97,7 +97,7 @@ def test_the_augmentation_is_drawn_with_the_settings_given(digits_folder, tmp_pa
 
 
 def test_the_augmentation_is_a_picture(digits_folder, tmp_path, capsys):
-    pytest.importorskip("fullconv.report.augmented")
+    pytest.importorskip("fullconv.reporting.augmentation_preview")
     code, _, _ = call(
         capsys, "check", digits_folder, "--augment", tmp_path / "a.png", "--crop", "32x32", "--jitter", "4"
     )

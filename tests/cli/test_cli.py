@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import fullconv
-from fullconv.cli import build_parser, main
-from fullconv.data import open_dataset
-from fullconv.evaluation import evaluate
+from fullconv.cli.command import build_parser, main
+from fullconv.datasets.open_dataset import open_dataset
+from fullconv.evaluation.evaluate import evaluate
 
 NET = ["--backbone", "vgg11", "--stride", "8", "--width", "0.03125", "--native-size", "32"]
 
@@ -223,7 +223,7 @@ def test_import_and_help_need_no_torch_and_no_time():
     code = "import sys, fullconv; assert not {'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
     watch = (
-        "import sys\ntry:\n from fullconv.cli import main; main(['--help'])\n"
+        "import sys\ntry:\n from fullconv.cli.command import main; main(['--help'])\n"
         "finally:\n assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
     )
     times = []

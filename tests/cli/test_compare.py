@@ -14,9 +14,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from strict_html import check
 
-from fullconv import weights
-from fullconv.cli import main
-from fullconv.report import percent
+from fullconv.cli.command import main
+from fullconv.reporting.page import percent
+from fullconv.weights import checkpoint
 
 SMALL = ["--backbone", "lenet", "--width", "0.1", "--stride", "4", "--workers", "0", "--batch-size", "2"]
 
@@ -40,11 +40,11 @@ def runs(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(run: Path, to: Path, **provenance: object) -> Path:
     """A copy of a run whose checkpoint says other things of itself."""
     shutil.copytree(run, to)
-    tensors, header = weights.load(to / "model.safetensors")
+    tensors, header = checkpoint.load(to / "model.safetensors")
     assert header is not None
     labels = provenance.pop("labels", header.labels)
     header = replace(header, labels=labels, provenance={**header.provenance, **provenance})
-    weights.save(to / "model.safetensors", tensors, header)
+    checkpoint.save(to / "model.safetensors", tensors, header)
     return to
 
 
@@ -57,7 +57,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
 def test_the_numbers_are_those_of_the_checkpoints_and_logs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, runs / "slow", runs / "fast")
     for one in found["runs"]:
-        tensors, header = weights.load(runs / one["name"] / "model.safetensors")
+        tensors, header = checkpoint.load(runs / one["name"] / "model.safetensors")
         log = [json.loads(line) for line in (runs / one["name"] / "log.jsonl").read_text().splitlines()]
         assert header is not None and one["scores"] == header.provenance["val"]
         assert one["best_step"] == header.provenance["step"]
@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_the_checkpoints_and_logs(runs: Path, capsys: p
 def test_the_page_says_the_same_and_marks_what_differs(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, header = weights.load(runs / "fast" / "model.safetensors")
+    _, header = checkpoint.load(runs / "fast" / "model.safetensors")
     assert header is not None
     scores = json.loads(json.dumps(header.provenance["val"]))
     for place, row in enumerate(scores["classes"].values()):  # two nets that have learned next to nothing are alike
@@ -116,7 +116,7 @@ def test_a_folder_of_runs_stands_for_them_and_stages_begin_with_the_coarsest(
 
 
 def test_other_validation_data_is_told(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, header = weights.load(runs / "slow" / "model.safetensors")
+    _, header = checkpoint.load(runs / "slow" / "model.safetensors")
     assert header is not None
     scores = json.loads(json.dumps(header.provenance["val"]))
     scores["classes"]["background"]["pixels"] += 1
@@ -136,7 +136,7 @@ def test_other_validation_data_is_told(runs: Path, tmp_path: Path, capsys: pytes
 def test_other_classes_are_told_and_only_the_four_numbers_compared(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, header = weights.load(runs / "slow" / "model.safetensors")
+    _, header = checkpoint.load(runs / "slow" / "model.safetensors")
     assert header is not None
     labels = replace(header.labels, names=tuple(f"<b>{i}" for i in range(11)))
     other = changed(runs / "slow", tmp_path / "[red]other", labels=labels, val=None)

@@ -8,10 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from fullconv import weights
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.config import ModelConfig
-from fullconv.models import build_classifier
+from fullconv.models.build import build_classifier
+from fullconv.weights import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
 from caffe_files import write_caffemodel, write_prototxt
@@ -40,7 +40,7 @@ def test_a_classifier_becomes_a_file_with_its_proof(capsys, tmp_path, classifier
     assert "a squeezenet1_1 classifier of 1000 classes, width 0.5" in said
     assert "AdaptiveAvgPool2d over the whole map -> AvgPool2d 13x13" in said
     assert "on the native crop: equal to the classifier" in said and "equal at 4 places" in said
-    tensors, header = weights.load(out)
+    tensors, header = checkpoint.load(out)
     assert header.kind == "classifier" and header.provenance["source"] == "squeezenet.pth"
     assert len(header.labels) == 1000 and header.labels.ignore_index == 65535
     assert set(tensors) == set(build_classifier(ModelConfig("squeezenet1_1"), 9).state_dict())
@@ -81,7 +81,7 @@ def test_names_of_classes_from_a_file(capsys, tmp_path):
         capsys, "convert", tmp_path / "w.safetensors", "--input", "caffe", "--classes", tmp_path / "classes.yaml",
         "--to-input", "rgb128", "--out", out,
     )  # fmt: skip
-    header = weights.load(out)[1]
+    header = checkpoint.load(out)[1]
     assert code == 0 and header.labels.names == ("cat", "dog") and header.input.order == "rgb"
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.cli import main
-from fullconv.data.official import abouts
+from fullconv.cli.command import main
+from fullconv.datasets.published.catalog import abouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from fakes import fake
@@ -50,7 +50,7 @@ def test_verify_counts_and_fingerprints(capsys, tmp_path):
 
 def test_convert_writes_the_pngs_that_are_then_read(capsys, tmp_path):
     splits = fake("sbd", tmp_path / "set")
-    from fullconv.data import open_dataset
+    from fullconv.datasets.open_dataset import open_dataset
 
     before = [open_dataset(f"sbd:{tmp_path / 'set'}", "train")[i].label for i in range(3)]
     broken = tmp_path / "set" / "benchmark_RELEASE" / "dataset" / "inst" / f"{splits['val'][0]}.mat"

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import fullconv
-from fullconv import weights
 from fullconv.cli import engines
 from fullconv.config import CONVENTIONS, ModelConfig
-from fullconv.engines import choice
 from fullconv.errors import UsageError
+from fullconv.hardware import multiplies_bf16
 from fullconv.labels import LabelSpace
-from fullconv.machine import multiplies_bf16
+from fullconv.optimize import autotune
+from fullconv.weights import checkpoint
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (50, 60, 3), np.uint8)
 
@@ -26,7 +26,7 @@ def model(tmp_path):
         if name.startswith("score"):
             torch.nn.init.normal_(parameter)
     path = tmp_path / "model.safetensors"
-    weights.save(path, net.state_dict(), weights.Header(config, LabelSpace.of("abc"), CONVENTIONS["torchvision"]))
+    checkpoint.save(path, net.state_dict(), checkpoint.Header(config, LabelSpace.of("abc"), CONVENTIONS["torchvision"]))
     return path
 
 
@@ -35,7 +35,7 @@ def _torch_alone(monkeypatch):
     """As where no other engine is installed: the others take seconds to be made (tests/engines has them); and where the
     work takes so long that there is a trial.
     """
-    monkeypatch.setattr(choice, "installed", lambda: ["torch"])
+    monkeypatch.setattr(autotune, "installed", lambda: ["torch"])
     monkeypatch.setattr(engines, "LONG", 1e-6)
 
 
@@ -55,12 +55,12 @@ def test_for_few_images_or_little_work_nothing_is_tried(model, monkeypatch):
     monkeypatch.setattr(engines, "LONG", 1e6)
     found, said = opened(model, images=10_000)
     assert (found.engine, found.precision) == ("torch", "fp32") and not said
-    assert not choice.place_of(model).exists()
+    assert not autotune.place_of(model).exists()
 
 
 def test_what_was_found_is_taken_where_there_is_work_for_it(model, monkeypatch):
     opened(model)
-    monkeypatch.setattr(choice, "remembered", lambda *_: choice.Trial("eager", "fp32", 1.0, 0.0, 1.0, plain=2.0))
+    monkeypatch.setattr(autotune, "remembered", lambda *_: autotune.Trial("eager", "fp32", 1.0, 0.0, 1.0, plain=2.0))
     monkeypatch.setattr(engines, "LONG", 120.0)
     assert opened(model, images=59)[0].engine == "torch" and opened(model, images=60)[0].engine == "eager"
 
@@ -68,7 +68,7 @@ def test_what_was_found_is_taken_where_there_is_work_for_it(model, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
 def test_for_many_the_fastest_is_found_said_and_kept(model, precision):
     found, said = opened(model, precision=precision)
-    assert choice.place_of(model).exists() and choice.place_of(model).name in said[-1]
+    assert autotune.place_of(model).exists() and autotune.place_of(model).name in said[-1]
     again, told = opened(model, precision=precision, images=1)
     assert (again.engine, again.precision) == (found.engine, found.precision) and "tried before" in told[-1]
     plain = fullconv.load(model, engine="eager")
@@ -78,9 +78,9 @@ def test_for_many_the_fastest_is_found_said_and_kept(model, precision):
 
 def test_another_net_in_the_same_place_is_tried_anew(model):
     opened(model)
-    tensors, header = weights.load(model)
+    tensors, header = checkpoint.load(model)
     tensors["score_fr.weight"] += 1
-    weights.save(model, tensors, header)
+    checkpoint.save(model, tensors, header)
     _, said = opened(model)
     assert "trying" in said[0]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv import weights
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.cli.export import size_of, spread
 from fullconv.errors import UsageError
+from fullconv.weights import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 from small_nets import graph, image, predictor
@@ -29,7 +29,7 @@ class Absent:
             raise ModuleNotFoundError(f"{name} is not installed here", name=name)
 
 sys.meta_path.insert(0, Absent())
-from fullconv.cli import main
+from fullconv.cli.command import main
 main(sys.argv[1:])
 """
 
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     """A checkpoint, and a photograph of 40x56."""
     folder = tmp_path_factory.mktemp("cli_export")
     one = predictor("lenet", 4)
-    weights.save(folder / "model.safetensors", one.net.state_dict(), one.header)
+    checkpoint.save(folder / "model.safetensors", one.net.state_dict(), one.header)
     Image.fromarray(image(40, 56)).save(folder / "photo.png")
     return folder
 
@@ -119,11 +119,13 @@ def test_hostile_files_are_one_line_and_exit_2(place, capsys):
 
 def test_mean_iu_and_integers(digits_folder, tmp_path, capsys):
     from fullconv.labels import LabelSpace
-    from fullconv.weights import Header
+    from fullconv.weights.checkpoint import Header
 
     one = predictor("lenet", 4, num_classes=11)
     labels = LabelSpace.of(["background", *map(str, range(10))])
-    weights.save(tmp_path / "m.safetensors", one.net.state_dict(), Header(one.header.model, labels, one.header.input))
+    checkpoint.save(
+        tmp_path / "m.safetensors", one.net.state_dict(), Header(one.header.model, labels, one.header.input)
+    )
     code, out, err = call(
         capsys, "export", tmp_path / "m.safetensors", "--out", tmp_path / "m.onnx", "--size", "40x52",
         "--data", digits_folder, "--limit", 1,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import fullconv
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.labels import voc_colour
 
 NET = ["--backbone", "vgg11", "--stride", "16", "--width", "0.03125", "--native-size", "32", "--steps", "1"]

@@ -8,16 +8,16 @@ import safetensors.torch
 import torch
 import zoo
 
-from fullconv import weights
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.cli.table1 import TABLE
 from fullconv.config import InputConvention, ModelConfig, TrainConfig
-from fullconv.data import open_dataset
-from fullconv.models import build, build_classifier
-from fullconv.models.backbones import BACKBONES
-from fullconv.models.cost import cost, depth, feature_sizes
+from fullconv.datasets.open_dataset import open_dataset
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import build, build_classifier
+from fullconv.profiling.graph_cost import cost, depth, feature_sizes
 from fullconv.training.run import prepare, records
-from fullconv.weights.sources import numbered
+from fullconv.weights import checkpoint
+from fullconv.weights.convert import numbered
 
 SMALL = {"backbone": "vgg11", "stride": 8, "width": 1 / 32, "native_size": 32}
 PUBLISHED = {"caffenet": (57, "355", 8), "vgg16": (134, "404", 16), "googlenet": (6, "907", 22)}
@@ -55,8 +55,8 @@ def trained(digits_folder, tmp_path_factory):
 
 def saved(path, kind, config, **provenance):
     net = build(config) if kind == "fcn" else build_classifier(config, config.num_classes)
-    header = weights.Header(config, numbered(config.num_classes), InputConvention(), kind, provenance)
-    weights.save(path, net.state_dict(), header)
+    header = checkpoint.Header(config, numbered(config.num_classes), InputConvention(), kind, provenance)
+    checkpoint.save(path, net.state_dict(), header)
     return path
 
 
@@ -174,7 +174,7 @@ def test_layers_are_listed_with_their_size(capsys, terminal):
 
 def test_a_checkpoint_says_what_it_is_and_what_it_reached(trained, capsys, terminal):
     found = said(capsys, trained)
-    reached = weights.load(trained)[1].provenance["val"]["mean_iu"]
+    reached = checkpoint.load(trained)[1].provenance["val"]["mean_iu"]
     assert (found["kind"], found["mean_iu"]) == ("fcn", reached)
     assert {key: found["model"][key] for key in SMALL} == SMALL
     assert f"mean IU on val   {100 * reached:.1f}" in call(capsys, trained)[1]

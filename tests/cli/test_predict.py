@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fullconv
-from fullconv.cli.inputs import Input, gather, of_shard
 from fullconv.errors import UsageError
+from fullconv.inference.inputs import Input, gather, of_shard
 
 sys.path.insert(0, str(Path(__file__).parent))
 from predicting import checkpoint, image, names, predict, refused
@@ -182,7 +182,7 @@ def test_probability_and_entropy_are_those_of_the_library(model, photos, tmp_pat
 
 
 def test_the_mean_of_several_passes_is_that_of_the_library(model, photos, tmp_path, capsys):
-    from fullconv.segmentation.augmented import Augmented
+    from fullconv.inference.tta import Augmented
 
     said = predict(capsys, model, photos / "a.jpg", "--out", tmp_path / "o", "--flip", "--scales", "0.5,1", "--entropy")
     found = Augmented(fullconv.load(model), (0.5, 1), flip=True)(photos / "a.jpg")
@@ -211,12 +211,12 @@ import subprocess
 import sys
 import numpy as np
 from types import SimpleNamespace
-from fullconv.cli import loading, main
+from fullconv.cli import loading; from fullconv.cli.command import main
 from fullconv.config import InputConvention
-from fullconv.data.images import read_image
-from fullconv.deployed import Exported
+from fullconv.io.image import read_image
+from fullconv.inference.exported import Exported
 from fullconv.labels import LabelSpace
-from fullconv.segmentation import CoarseScores, Segmentation
+from fullconv.inference.coarse_scores import CoarseScores; from fullconv.inference.segmentation import Segmentation
 
 class Light(Exported):
     def __init__(self):

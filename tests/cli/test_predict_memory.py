@@ -12,15 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from predicting import image
 
 import fullconv
-from fullconv import weights
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.labels import LabelSpace
+from fullconv.weights import checkpoint
 
 LIMITED = """
 import resource, sys
 import psutil, torch
-from fullconv import inference
-from fullconv.cli import main
+from fullconv.inference import predictor as inference
+from fullconv.cli.command import main
 torch.set_num_threads(1)
 most = psutil.Process().memory_info().vms + int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -33,7 +33,9 @@ def test_too_little_memory_is_one_line_and_parts_are_the_way_out(tmp_path):
     torch.manual_seed(0)
     net = fullconv.build(ModelConfig("vgg11", stride=8, num_classes=3, width=1 / 8))
     model = tmp_path / "model.safetensors"
-    weights.save(model, net.state_dict(), weights.Header(net.config, LabelSpace.of("abc"), CONVENTIONS["torchvision"]))
+    checkpoint.save(
+        model, net.state_dict(), checkpoint.Header(net.config, LabelSpace.of("abc"), CONVENTIONS["torchvision"])
+    )
     image(tmp_path / "photo.png", (2400, 2800))
 
     def predict(*flags):

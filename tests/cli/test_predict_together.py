@@ -29,7 +29,7 @@ def place(tmp_path_factory):
     for k in range(NUMBER):
         image(root / "photos" / f"{k:02d}.png", (240, 320), seed=k)
     with pytest.raises(SystemExit):
-        from fullconv.cli import main
+        from fullconv.cli.command import main
 
         words = [str(root / "model.safetensors"), str(root / "photos"), "--out", str(root / "masks")]
         main(["predict", *words, *TORCH])  # which all of these tests take: a trial takes seconds
@@ -171,9 +171,9 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(place, tmp_path, turn
 def test_an_image_of_which_workers_die_is_given_up_and_the_others_are_done(place, tmp_path):
     """As a worker finds it that is started for the fourth time: it is alone with the image that the others died of."""
     from fullconv.cli.cluster import LIVES, Task, Worker
-    from fullconv.cli.inputs import gather
     from fullconv.cli.loading import Asked
-    from fullconv.cli.outputs import Outputs
+    from fullconv.inference.inputs import gather
+    from fullconv.inference.outputs import Outputs
 
     inputs = gather([str(place / "photos" / f"{k:02d}.png") for k in range(4)], tmp_path)
     (tmp_path / "notes").mkdir()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import fullconv
-from fullconv.data.video import Frames
+from fullconv.io.video import Frames
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import fullconv
-from fullconv.cli import main
-from fullconv.data.official import abouts
+from fullconv.cli.command import main
+from fullconv.datasets.published.catalog import abouts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from fakes import fake

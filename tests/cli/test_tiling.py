@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv import weights
-from fullconv.cli import main, tiling
-from fullconv.data.images import read_label_values
+from fullconv.cli import tiling
+from fullconv.cli.command import main
+from fullconv.io.image import read_label_values
+from fullconv.weights import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 from test_large import photo, predictor_of
@@ -25,7 +26,7 @@ def fullconv(*argv):
 @pytest.fixture
 def folder(tmp_path):
     predictor = predictor_of()
-    weights.save(tmp_path / "net.safetensors", predictor.net.state_dict(), predictor.header)
+    checkpoint.save(tmp_path / "net.safetensors", predictor.net.state_dict(), predictor.header)
     Image.fromarray(photo(700, 300)).save(tmp_path / "a.png")
     return tmp_path
 

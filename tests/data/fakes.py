@@ -10,11 +10,11 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from fullconv.data.official import abouts
-from fullconv.data.official.camvid import COLOURS
-from fullconv.data.official.cityscapes import IDS
-from fullconv.data.official.siftflow import INSIDE
-from fullconv.labels.published import CAMVID, PASCAL_CONTEXT, VOC
+from fullconv.datasets.published.camvid import COLOURS
+from fullconv.datasets.published.catalog import abouts
+from fullconv.datasets.published.cityscapes import IDS
+from fullconv.datasets.published.label_spaces import CAMVID, PASCAL_CONTEXT, VOC
+from fullconv.datasets.published.siftflow import INSIDE
 
 SIZE = (40, 48)
 SPLITS = {"train": 3, "val": 2, "test": 2}

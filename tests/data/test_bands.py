@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fullconv
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.config import CONVENTIONS, InputConvention
-from fullconv.data import open_dataset, photograph
-from fullconv.data.bands import Bands, bands_of, read_bands, statistics
-from fullconv.data.images import read_image
+from fullconv.data.dataset import photograph
+from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import UsageError
-from fullconv.models.input import to_input
-from fullconv.training.suiting import input_of
+from fullconv.inference.tensor_input import to_input
+from fullconv.io.image import read_image
+from fullconv.io.multispectral import Bands, bands_of, read_bands, statistics
+from fullconv.training.adapt import input_of
 
 NET = ["--backbone", "vgg11", "--stride", "16", "--width", "0.03125", "--native-size", "32"]
 SHAPE = (24, 30)

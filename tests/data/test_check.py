@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import Sample
-from fullconv.data.check import Findings, check_dataset, check_samples
-from fullconv.data.folder import open_folder
+from fullconv.check.check_dataset import check_dataset, check_samples
+from fullconv.check.findings import Findings
+from fullconv.data.dataset import Sample
+from fullconv.datasets.folder.folder_dataset import open_folder
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 
@@ -236,7 +237,8 @@ def test_any_data_set_can_be_checked() -> None:
 def test_the_built_in_scenes_go_through_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     monkeypatch.setattr(
-        "fullconv.data.check.open_dataset", lambda name, split: opened.append((name, split)) or Scenes(3, len(opened))
+        "fullconv.datasets.open_dataset.open_dataset",
+        lambda name, split: opened.append((name, split)) or Scenes(3, len(opened)),
     )
     assert check_dataset("digits").ok and opened == [("digits", "train"), ("digits", "val"), ("digits", "test")]
     assert list(check_dataset("digits", "val").splits) == ["val"]

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import open_dataset
-from fullconv.data.check import Findings, check_dataset, check_samples, quick_check
-from fullconv.data.digits import Digits
-from fullconv.data.duplicates import near_pairs, thumbnail
-from fullconv.data.folder import open_folder
-from fullconv.data.suspicions import facts_of, look
+from fullconv.check.check_dataset import check_dataset, check_samples, quick_check
+from fullconv.check.duplicates import near_pairs, thumbnail
+from fullconv.check.findings import Findings
+from fullconv.check.heuristics import facts_of, look
+from fullconv.datasets.folder.folder_dataset import open_folder
+from fullconv.datasets.open_dataset import open_dataset
+from fullconv.datasets.synthetic.digits import Digits
 from fullconv.errors import UsageError
 
 SIZE = (120, 160)

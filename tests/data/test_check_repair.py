@@ -25,11 +25,11 @@ from test_check_faults import (
     turned,
 )
 
-from fullconv.data.check import check_dataset
-from fullconv.data.folder import open_folder
-from fullconv.data.images import read_image
-from fullconv.data.repair import LEFT_OUT, Repaired, repair
+from fullconv.check.check_dataset import check_dataset
+from fullconv.check.repair import LEFT_OUT, Repaired, repair
+from fullconv.datasets.folder.folder_dataset import open_folder
 from fullconv.errors import UsageError
+from fullconv.io.image import read_image
 
 __all__ = ["clean_set", "root"]
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.data import Dataset, digits, handwriting
-from fullconv.data.digits import SPLITS, Digits, single_digits
+from fullconv.data.dataset import SPLITS, Dataset
+from fullconv.datasets.published.label_spaces import DIGITS
+from fullconv.datasets.synthetic import digits, handwriting
+from fullconv.datasets.synthetic.digits import Digits, single_digits
 from fullconv.errors import UsageError
-from fullconv.labels.published import DIGITS
 
 VALUES = [*range(len(DIGITS)), DIGITS.ignore_index]
 

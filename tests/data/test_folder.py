@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv.data.classes import Rules, parse_rules
-from fullconv.data.coding import find_coding
-from fullconv.data.folder import Folder, make_split, open_folder
-from fullconv.data.layouts import MASK_ENDINGS, MASK_FOLDERS
-from fullconv.data.masks import MaskFacts, packed, unpacked
+from fullconv.datasets.folder.classes_file import Rules, parse_rules
+from fullconv.datasets.folder.folder_dataset import Folder, make_split, open_folder
+from fullconv.datasets.folder.layouts import MASK_ENDINGS, MASK_FOLDERS
+from fullconv.datasets.folder.mask_encoding import find_coding
+from fullconv.datasets.folder.mask_facts import MaskFacts, packed, unpacked
+from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import UsageError
 from fullconv.labels import voc_colour
-from fullconv.labels.published import VOC
 
 SHAPE = (6, 8)
 PLAIN = np.arange(48, dtype=np.uint8).reshape(SHAPE) % 3

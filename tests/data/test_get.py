@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from fakes import fake, names_of, voc
 
-from fullconv.data.official import Named, abouts
-from fullconv.data.official.about import Published
-from fullconv.data.official.get import ARCHIVES, get, verify
+from fullconv.datasets.published.catalog import Named, abouts
+from fullconv.datasets.published.description import Published
+from fullconv.datasets.published.fetch import ARCHIVES, get, verify
 from fullconv.errors import RunError, UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv.data import hha as module
-from fullconv.data.hha import NYUD, Camera, encode_folder, geocentric, gravity, hha, normals, points
+from fullconv.datasets import hha as module
+from fullconv.datasets.depth_geometry import NYUD, Camera, gravity, normals, points
+from fullconv.datasets.hha import encode_folder, geocentric, hha
 from fullconv.errors import FullconvError, RunError, UsageError
 
 SMALL, SIZE = NYUD.scaled(1 / 4), (120, 160)  # the field of view of 480x640

@@ -17,12 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from fullconv.data import images
-from fullconv.data.formats import FORMAT_SUFFIXES, IMAGE_FORMATS
-from fullconv.data.images import decode_image, overlay, read_image, read_label, read_label_values, write_label
+from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import FullconvError, RunError, UsageError
+from fullconv.io import image as images
+from fullconv.io.formats import FORMAT_SUFFIXES, IMAGE_FORMATS
+from fullconv.io.image import (
+    decode_image,
+    overlay,
+    read_image,
+    read_label,
+    read_label_values,
+    write_label,
+)
 from fullconv.labels import LabelSpace
-from fullconv.labels.published import VOC
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -147,7 +154,7 @@ def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:
 
 
 def test_every_format_has_a_decoder_and_suffixes() -> None:
-    from fullconv.data.decoding import _DECODERS
+    from fullconv.io.decoding import _DECODERS
 
     assert set(_DECODERS) == set(IMAGE_FORMATS) == set(FORMAT_SUFFIXES)
 

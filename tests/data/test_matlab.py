@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from fullconv.data import matlab
-from fullconv.data.matlab import read_mat
 from fullconv.errors import UsageError
+from fullconv.io import mat as matlab
+from fullconv.io.mat import read_mat
 
 scipy_io = pytest.importorskip("scipy.io")
 h5py = pytest.importorskip("h5py")
@@ -436,7 +436,7 @@ def test_threads_take_turns(file, good):
 @pytest.mark.parametrize("end", ["pass", "import os; os._exit(0)"])
 def test_nothing_is_left_when_the_process_ends(good, end):
     program = (
-        "import sys; from fullconv.data import matlab; from pathlib import Path\n"
+        "import sys; from fullconv.io import mat as matlab; from pathlib import Path\n"
         "matlab.read_mat(Path(sys.argv[1]), 'GTcls', 'Segmentation')\n"
         f"print(matlab._reader._process.pid, 'torch' in sys.modules, flush=True); {end}"
     )

@@ -8,15 +8,23 @@ import pytest
 from fakes import SIZE, camvid, fake
 from PIL import Image
 
+from fullconv.check.check_dataset import check_dataset
 from fullconv.config import CONVENTIONS
-from fullconv.data import default_splits, modalities_of, open_dataset, splits_of, tasks_of
-from fullconv.data.check import check_dataset
-from fullconv.data.official import abouts, named
-from fullconv.data.official.camvid import split_of
-from fullconv.data.official.nyud import LOG_DEPTH_MEAN
+from fullconv.data.dataset import modalities_of, tasks_of
+from fullconv.datasets.open_dataset import default_splits, open_dataset, splits_of
+from fullconv.datasets.published.camvid import split_of
+from fullconv.datasets.published.catalog import abouts, named
+from fullconv.datasets.published.label_spaces import (
+    CITYSCAPES,
+    NYUDV2,
+    PASCAL_CONTEXT,
+    SIFTFLOW,
+    SIFTFLOW_GEOMETRIC,
+    VOC,
+)
+from fullconv.datasets.published.nyud import LOG_DEPTH_MEAN
 from fullconv.errors import UsageError
 from fullconv.labels import voc_colour
-from fullconv.labels.published import CITYSCAPES, NYUDV2, PASCAL_CONTEXT, SIFTFLOW, SIFTFLOW_GEOMETRIC, VOC
 
 NAMES = [name for name in abouts() if not name.startswith("voc20") or name in ("voc2007", "voc2011", "voc2012")]
 

@@ -22,9 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv.data.polygons import Polygons, find_polygons, open_polygons, outlines
-from fullconv.data.polygons.coco import decode_counts
-from fullconv.data.polygons.outlines import Ellipse, Rings, rasterize, runs_of
+from fullconv.datasets.annotations import rasterize as outlines
+from fullconv.datasets.annotations.annotation_dataset import Polygons, open_polygons
+from fullconv.datasets.annotations.coco import decode_counts
+from fullconv.datasets.annotations.discover import find_polygons
+from fullconv.datasets.annotations.rasterize import Ellipse, Rings, rasterize, runs_of
 from fullconv.errors import UsageError
 
 
@@ -457,7 +459,7 @@ def test_broken_json(content: bytes, words: tuple[str, ...], file: str, tmp_path
 
 def test_files_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tool in ("labelme", "coco", "cvat"):
-        monkeypatch.setattr(f"fullconv.data.polygons.{tool}.MAX_BYTES", 100)
+        monkeypatch.setattr(f"fullconv.datasets.annotations.annotation_dataset.{tool}.MAX_BYTES", 100)
     for i, root in enumerate((drawn.labelme(tmp_path / "l"), drawn.cvat(tmp_path / "x"))):
         refused(root, "more than 100 bytes", ("a.json", "annotations.xml")[i])
     refused(drawn.coco(tmp_path / "c", "annotations.json", "images"), "more than 100 bytes")

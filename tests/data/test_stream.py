@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.config import CONVENTIONS, InputConvention, TrainConfig
-from fullconv.data import Sample
-from fullconv.data.stream import Stream, batches, sample_index
+from fullconv.data.dataset import Sample
+from fullconv.data.loader import Stream, batches, sample_index
 from fullconv.data.transforms import augmentation, outside, random_flip, resized, window
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace

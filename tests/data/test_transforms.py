@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullconv.config import InputConvention, TrainConfig
-from fullconv.data import Sample
 from fullconv.data.color import HUE, changed_color, colour_matrix
-from fullconv.data.images import overlay
-from fullconv.data.stream import Stream
+from fullconv.data.dataset import Sample
+from fullconv.data.loader import Stream
 from fullconv.data.transforms import (
     View,
     augmentation,
@@ -30,9 +29,10 @@ from fullconv.data.transforms import (
     window,
 )
 from fullconv.errors import UsageError
+from fullconv.io.image import overlay
 from fullconv.labels import LabelSpace
-from fullconv.report import augmented
-from fullconv.report.augmented import draw_augmented
+from fullconv.reporting import augmentation_preview
+from fullconv.reporting.augmentation_preview import draw_augmented
 
 FILL = ((7, 90, 200), 255)
 SEEDS = st.integers(0, 2**32)
@@ -248,7 +248,9 @@ class Scenes:
 
 def test_the_grid_shows_what_training_draws(monkeypatch):
     drawn = {}
-    monkeypatch.setattr(augmented, "side_by_side", lambda rows, titles: drawn.update(rows=rows, titles=titles) or b"")
+    monkeypatch.setattr(
+        augmentation_preview, "side_by_side", lambda rows, titles: drawn.update(rows=rows, titles=titles) or b""
+    )
     config = TrainConfig(crop=(8, 8), scale=1.5, flip=True, color=0.5, batch_size=2, seed=5)
     draw_augmented(Scenes(), config, InputConvention(), rows=2, columns=4)
     assert [len(row) for row in drawn["rows"]] == [4, 4] and len(drawn["titles"]) == 4

@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fullconv.data.video import Frames, VideoFile, is_video, library
 from fullconv.errors import RunError, UsageError
+from fullconv.io.video import Frames, VideoFile, is_video, library
 
 av = pytest.importorskip("av")
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import images, rowwise
-from fullconv.data.bands import read_bands
-from fullconv.data.images import read_image, read_label, write_label
-from fullconv.data.rowwise import row_writer
-from fullconv.data.windows import Decoded, Windows, open_source, outline
 from fullconv.errors import RunError, UsageError
+from fullconv.io import image as images
+from fullconv.io import row_writer as rowwise
+from fullconv.io.image import read_image, read_label, write_label
+from fullconv.io.multispectral import read_bands
+from fullconv.io.row_writer import row_writer
+from fullconv.io.windowed import Decoded, Windows, open_source, outline
 from fullconv.labels import LabelSpace
 
 rasterio = pytest.importorskip("rasterio")

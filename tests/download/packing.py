@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fullconv.download.archive import unpack
 from fullconv.errors import UsageError
+from fullconv.io.download.archive import unpack
 
 TARS = ["tar", "gz", "bz2", "xz"]
 FORMATS = [*TARS, "zip", "stored"]

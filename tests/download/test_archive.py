@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import FORMATS, TARS, pack, refuses, tar, tree, zipped
 
-from fullconv.download.archive import Unpacked, unpack
 from fullconv.errors import RunError, UsageError
+from fullconv.io.download.archive import Unpacked, unpack
 
 # The good way.
 

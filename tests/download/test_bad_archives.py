@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import FORMATS, pack, refuses, tar, tree, zipped
 
-from fullconv.download import archive as archives
-from fullconv.download import members
-from fullconv.download.archive import Unpacked, unpack
 from fullconv.errors import FullconvError, RunError, UsageError
+from fullconv.io.download import archive as archives
+from fullconv.io.download import members
+from fullconv.io.download.archive import Unpacked, unpack
 
 # Too much.
 

@@ -13,9 +13,10 @@ from file_server import BODY, SHA, failed, only_this_machine, part, running_site
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.download import fetch_file, page_or_pointer, web
-from fullconv.download.checksum import DIGITS, Checksum
 from fullconv.errors import RunError
+from fullconv.io.download import web
+from fullconv.io.download.checksum import DIGITS, Checksum
+from fullconv.io.download.fetch import fetch_file, page_or_pointer
 
 at_home = pytest.fixture(autouse=True)(only_this_machine)
 

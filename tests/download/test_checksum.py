@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from fullconv.download.checksum import DIGITS, Checksum
 from fullconv.errors import UsageError
+from fullconv.io.download.checksum import DIGITS, Checksum
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from file_server import BODY, SHA, failed, only_this_machine, part, running_site
 
-from fullconv import download
-from fullconv.download import fetch_file
 from fullconv.errors import RunError, UsageError
+from fullconv.io.download import fetch
+from fullconv.io.download.fetch import fetch_file
 
 at_home = pytest.fixture(autouse=True)(only_this_machine)
 
@@ -72,7 +72,7 @@ def test_a_process_that_is_killed_leaves_a_part_that_is_continued(site, tmp_path
         release.wait(30)
 
     site.misbehave = misbehave
-    code = f"from pathlib import Path; from fullconv.download import fetch_file; fetch_file({site.url!r}, Path('.'))"
+    code = f"from pathlib import Path; from fullconv.io.download.fetch import fetch_file; fetch_file({site.url!r}, Path('.'))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not (part(tmp_path).exists() and part(tmp_path).stat().st_size == 4000) and time.monotonic() < deadline:
@@ -87,7 +87,7 @@ def test_a_process_that_is_killed_leaves_a_part_that_is_continued(site, tmp_path
 
 
 def test_a_disk_that_is_full_from_the_start(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     failed(RunError, "10,240 bytes are to come and 100 are free", url=site.url, folder=tmp_path)
     assert not (tmp_path / "net-1.pth").exists()
 
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_written_serves_what_it_has(site, tmp_path, monk
     def unwritable(path, data):
         raise RunError(f"{path}: cannot write; it is read-only")
 
-    monkeypatch.setattr(download, "write_atomically", unwritable)
+    monkeypatch.setattr(fetch, "write_atomically", unwritable)
     assert fetch_file(site.url, tmp_path, by_hand=True).read_bytes() == BODY
 
 
@@ -138,7 +138,7 @@ sys.platform = "win32"
 
 def test_without_fcntl_a_file_of_its_own_is_locked(site, tmp_path):
     code = WINDOWS + (
-        f"from fullconv.download import fetch_file\nfetch_file({site.url!r}, Path('.'))\nassert tries == [(1, 1)] * 2\n"
+        f"from fullconv.io.download.fetch import fetch_file\nfetch_file({site.url!r}, Path('.'))\nassert tries == [(1, 1)] * 2\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     names = sorted(entry.name for entry in tmp_path.iterdir())

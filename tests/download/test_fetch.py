@@ -10,8 +10,8 @@ from file_server import BODY, SHA, failed, only_this_machine, part, running_site
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.download import cache_folder, fetch_file, file_name, page_or_pointer
 from fullconv.errors import RunError, UsageError
+from fullconv.io.download.fetch import cache_folder, fetch_file, file_name, page_or_pointer
 
 at_home = pytest.fixture(autouse=True)(only_this_machine)
 

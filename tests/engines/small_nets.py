@@ -5,13 +5,13 @@ from functools import cache
 import numpy as np
 import torch
 
+from fullconv.backends import onnx
 from fullconv.config import InputConvention, ModelConfig
-from fullconv.engines import onnx
-from fullconv.export import card_of
-from fullconv.inference import Predictor
+from fullconv.export.export import card_of
+from fullconv.inference.predictor import Predictor
 from fullconv.labels import LabelSpace
-from fullconv.models import build
-from fullconv.weights import Header
+from fullconv.models.build import build
+from fullconv.weights.checkpoint import Header
 
 LABELS = LabelSpace.of(["sky", "road", "tree"])
 CONVENTION = InputConvention("bgr", (104.0, 117.0, 123.0), (60.0, 61.0, 62.0))
@@ -52,7 +52,7 @@ def image(height, width, channels=3, seed=0):
 
 def outputs_of(one, x):
     """The logits and coarse scores of a net by their names in a file."""
-    from fullconv.engines.card import COARSE, LOGITS
+    from fullconv.backends.metadata import COARSE, LOGITS
 
     with torch.inference_mode():
         coarse = one.net.coarse(torch.from_numpy(x))

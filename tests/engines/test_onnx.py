@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from fullconv.deployed import load_exported
-from fullconv.engines import onnx
+from fullconv.backends import onnx
 from fullconv.errors import UsageError
+from fullconv.inference.exported import load_exported
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_nets import agree, graph, outputs_of, predictor

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.deployed import load_exported
-from fullconv.engines import openvino
-from fullconv.engines.card import Card
+from fullconv.backends import openvino
+from fullconv.backends.metadata import Card
 from fullconv.errors import RunError, UsageError
-from fullconv.export import card_of
+from fullconv.export.export import card_of
+from fullconv.inference.exported import load_exported
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_nets import agree, graph, outputs_of, predictor
@@ -129,8 +129,8 @@ SIGNALLED = """
 import faulthandler, gc, os, signal
 import torch
 from fullconv.config import ModelConfig
-from fullconv.engines.prepared import Prepared
-from fullconv.models import build
+from fullconv.optimize.compiled import Prepared
+from fullconv.models.build import build
 
 faulthandler.enable()  # gives signals a stack of their own, as pytest and Ray do
 signal.signal(signal.SIGUSR1, lambda *_: print("alive"))

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fullconv
+from fullconv.backends import torch_cpu
 from fullconv.config import ModelConfig
-from fullconv.engines import choice, pytorch
-from fullconv.engines.prepared import ENGINES, PRECISIONS, Prepared, check, installed
 from fullconv.errors import UsageError
-from fullconv.models.folding import folded
-from fullconv.models.product import RowsConv2d
-from fullconv.models.winograd import WinogradConv2d
+from fullconv.optimize import autotune
+from fullconv.optimize.compiled import ENGINES, PRECISIONS, Prepared, check, installed
+from fullconv.optimize.fold_batchnorm import folded
+from fullconv.optimize.im2col import RowsConv2d
+from fullconv.optimize.winograd import WinogradConv2d
 
 USED = [engine for engine in installed() if engine != "compile"]
 NETS = {
@@ -95,8 +96,8 @@ ANY = trained(NETS["vgg11_bn"])
 @pytest.fixture
 def all_filtered(monkeypatch):
     """Every layer that can multiply less does, also where it is not worth it; so nets may be narrow."""
-    monkeypatch.setattr("fullconv.models.winograd.WORTH", 0.01)
-    monkeypatch.setattr("fullconv.models.product.LEAST_POINT_WEIGHTS", 0)
+    monkeypatch.setattr("fullconv.optimize.winograd.WORTH", 0.01)
+    monkeypatch.setattr("fullconv.optimize.im2col.LEAST_POINT_WEIGHTS", 0)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -121,10 +122,10 @@ def test_sizes_that_come_once_multiply_less_too(all_filtered):
 
 def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_filtered, monkeypatch):
     prepared = Prepared(ANY, "torch")
-    monkeypatch.setattr(pytorch.memory, "available", lambda: 0)
+    monkeypatch.setattr(torch_cpu.process_memory, "available", lambda: 0)
     prepared.coarse(image(ANY, (40, 40)))
     assert not prepared.quick.kept
-    monkeypatch.setattr(pytorch.memory, "available", lambda: 1 << 30)
+    monkeypatch.setattr(torch_cpu.process_memory, "available", lambda: 1 << 30)
     prepared.coarse(image(ANY, (41, 40)))
     kept = dict(prepared.quick.kept)
     prepared.coarse(image(ANY, (42, 40)))
@@ -188,13 +189,13 @@ def test_folding_leaves_the_scores_and_no_norm_behind_a_convolution(name):
 
 def test_the_fastest_that_agrees_is_chosen():
     slow, fast, wrong = (
-        choice.Trial("torch", "fp32", 2.0, 0.0, 1.0),
-        choice.Trial("onnx", "fp32", 1.0, 1e-6, 1.0),
-        choice.Trial("openvino", "fp32", 0.5, 1e-3, 1.0),
+        autotune.Trial("torch", "fp32", 2.0, 0.0, 1.0),
+        autotune.Trial("onnx", "fp32", 1.0, 1e-6, 1.0),
+        autotune.Trial("openvino", "fp32", 0.5, 1e-3, 1.0),
     )
-    assert choice.fastest([slow, fast, wrong]) is fast
-    assert choice.Trial("torch", "bf16", 1.0, 0.01, 0.996).agrees
-    assert not choice.Trial("torch", "bf16", 1.0, 0.01, 0.99).agrees
+    assert autotune.fastest([slow, fast, wrong]) is fast
+    assert autotune.Trial("torch", "bf16", 1.0, 0.01, 0.996).agrees
+    assert not autotune.Trial("torch", "bf16", 1.0, 0.01, 0.99).agrees
 
 
 def test_compiling_by_itself_takes_the_fastest_that_agrees_at_its_size(monkeypatch):
@@ -202,37 +203,37 @@ def test_compiling_by_itself_takes_the_fastest_that_agrees_at_its_size(monkeypat
 
     def tried(net, x, precisions, engines):
         seen.append((tuple(x.shape), precisions, engines))
-        return [choice.Trial("onnx", "fp32", 1.0, 1e-2, 1.0), choice.Trial("torch", "fp32", 2.0, 0.0, 1.0)]
+        return [autotune.Trial("onnx", "fp32", 1.0, 1e-2, 1.0), autotune.Trial("torch", "fp32", 2.0, 0.0, 1.0)]
 
-    monkeypatch.setattr(choice, "installed", lambda: ["torch", "compile", "onnx"])
-    monkeypatch.setattr(choice, "tried", tried)
+    monkeypatch.setattr(autotune, "installed", lambda: ["torch", "compile", "onnx"])
+    monkeypatch.setattr(autotune, "tried", tried)
     found = fullconv.compile(ANY, (40, 50))
     assert found.engine == "torch" and list(found.forms) == [(40, 50)]
     assert seen == [((1, 3, 40, 50), ["fp32"], ["onnx", "torch"])]
-    monkeypatch.setattr(choice, "tried", lambda *given: [])
+    monkeypatch.setattr(autotune, "tried", lambda *given: [])
     assert fullconv.compile(ANY, (40, 50)).engine == "torch"
     with pytest.raises(UsageError, match="export MODEL --int8"):
         fullconv.compile(ANY, precision="int8")
 
 
 def test_what_was_tried_agrees_and_is_remembered_for_this_net_alone(tmp_path):
-    trials = choice.tried(ANY, image(ANY, (64, 64)), rounds=1)
+    trials = autotune.tried(ANY, image(ANY, (64, 64)), rounds=1)
     assert {trial.engine for trial in trials} == set(USED)
     assert all(trial.agrees for trial in trials if trial.precision == "fp32")
     model = tmp_path / "model.safetensors"
-    best = choice.fastest(trials)
-    assert choice.remembered(model, "a" * 64, "auto") is None
-    assert choice.remember(model, "a" * 64, "auto", best)
-    assert choice.remembered(model, "a" * 64, "auto") == best
-    assert choice.remembered(model, "b" * 64, "auto") is None and choice.remembered(model, "a" * 64, "fp32") is None
-    choice.place_of(model).write_text("no JSON")
-    assert choice.remembered(model, "a" * 64, "auto") is None
+    best = autotune.fastest(trials)
+    assert autotune.remembered(model, "a" * 64, "auto") is None
+    assert autotune.remember(model, "a" * 64, "auto", best)
+    assert autotune.remembered(model, "a" * 64, "auto") == best
+    assert autotune.remembered(model, "b" * 64, "auto") is None and autotune.remembered(model, "a" * 64, "fp32") is None
+    autotune.place_of(model).write_text("no JSON")
+    assert autotune.remembered(model, "a" * 64, "auto") is None
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
-    trial = choice.Trial("torch", "fp32", 1.0, 0.0, 1.0)
+    trial = autotune.Trial("torch", "fp32", 1.0, 0.0, 1.0)
     (tmp_path / "file").write_text("")
-    assert not choice.remember(tmp_path / "file" / "model.safetensors", "a" * 64, "auto", trial)
+    assert not autotune.remember(tmp_path / "file" / "model.safetensors", "a" * 64, "auto", trial)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_what_there_is_not_is_refused_with_the_way_out(engine, precision, said):
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch):
-    monkeypatch.setattr("fullconv.engines.prepared.find_spec", lambda name: None)
+    monkeypatch.setattr("fullconv.optimize.compiled.find_spec", lambda name: None)
     assert installed() == ["torch", "compile"]
     with pytest.raises(UsageError, match=r"pip install 'fullconv\[openvino\]'"):
         check("openvino", "fp32")

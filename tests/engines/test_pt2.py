@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from fullconv.deployed import load_exported
-from fullconv.engines import pt2
+from fullconv.backends import torch_export
 from fullconv.errors import UsageError
-from fullconv.export import card_of
+from fullconv.export.export import card_of
+from fullconv.inference.exported import load_exported
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_nets import agree, image, outputs_of, predictor
@@ -25,7 +25,7 @@ from small_nets import agree, image, outputs_of, predictor
 @cache
 def content(size, backbone="lenet", stride=4):
     one = predictor(backbone, stride)
-    return pt2.to_pt2(one.net, size, card_of(one, size))
+    return torch_export.to_pt2(one.net, size, card_of(one, size))
 
 
 CASES = [
@@ -40,12 +40,12 @@ def test_the_program_is_the_net(backbone, stride, size, tmp_path):
     path = tmp_path / "m.pt2"
     path.write_bytes(content(size, backbone, stride))
     assert b".py" not in path.read_bytes()
-    program, card = pt2.read(path)
+    program, card = torch_export.read(path)
     one = predictor(backbone, stride)
     assert replace(card, least=1) == card_of(one, size)
     for height, width in [size] if size else [(45, 60), (64, 33), (97, 131)]:
         x = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
-        assert agree(pt2.ProgramNet(program)(x), outputs_of(one, x))
+        assert agree(torch_export.ProgramNet(program)(x), outputs_of(one, x))
     shot = image(*(size or (50, 70)))
     assert (load_exported(path)(shot).prediction == one(shot).prediction).all()
 

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullconv.evaluation.bounds import coarse
 from fullconv.evaluation.trimap import border
+from fullconv.evaluation.upper_bounds import coarse
 from fullconv.labels import LabelSpace
 from fullconv.metrics import confusion_matrix, scores
 

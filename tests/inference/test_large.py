@@ -10,18 +10,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fullconv import memory, weights
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig
-from fullconv.data.images import read_image, read_label_values
-from fullconv.data.windows import Decoded, open_source
 from fullconv.errors import RunError, UsageError
-from fullconv.inference import Predictor
-from fullconv.inference.large import Settings, described, is_ordinary, labels_of, predict_file
-from fullconv.inference.planning import memory_of_whole, plan, reach
-from fullconv.inference.strips import labels_by_strip, memory_of_strip
-from fullconv.inference.tiles import along
+from fullconv.inference.large_image.options import Settings
+from fullconv.inference.large_image.plan import memory_of_whole, plan, reach
+from fullconv.inference.large_image.predict_file import described, is_ordinary, labels_of, predict_file
+from fullconv.inference.large_image.strips import labels_by_strip, memory_of_strip
+from fullconv.inference.large_image.tiles import along
+from fullconv.inference.predictor import Predictor
+from fullconv.io.image import read_image, read_label_values
+from fullconv.io.windowed import Decoded, open_source
 from fullconv.labels import LabelSpace
-from fullconv.weights import Header
+from fullconv.profiling import process_memory
+from fullconv.weights import checkpoint
+from fullconv.weights.checkpoint import Header
 
 CLASSES = 6
 
@@ -30,7 +32,7 @@ def predictor_of(backbone="vgg11", stride=8, classes=CLASSES, precision="fp32", 
     """A small net with scores that differ from place to place."""
     torch.manual_seed(0)
     config = ModelConfig(backbone, stride, num_classes=classes, **{"width": 1 / 16, **more})
-    from fullconv.models import build
+    from fullconv.models.build import build
 
     net = build(config).eval()
     for layer in net.modules():
@@ -129,9 +131,9 @@ def test_too_little_memory_is_one_line_before_anything_is_done(tmp_path, monkeyp
     Image.fromarray(photo(300, 300)).save(tmp_path / "a.png")
     with pytest.raises(RunError, match=r"--memory: 1 byte.* less than the \d.* that the process has with its net"):
         predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(memory=1))
-    most = memory.resident() + 100_000
+    most = process_memory.resident() + 100_000
     with pytest.raises(RunError, match=r"a.png: 630 kB are needed to decode 300x300 pixels, and there are \d+"):
-        monkeypatch.setattr(memory, "resident", lambda: most - 100_000)
+        monkeypatch.setattr(process_memory, "resident", lambda: most - 100_000)
         predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(memory=most))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
@@ -144,7 +146,7 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_two_heads_and_overlays_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("fullconv.inference.large.OVERLAY", 10_000)
+    monkeypatch.setattr("fullconv.inference.large_image.predict_file.OVERLAY", 10_000)
     predictor, image = predictor_of(geometric_classes=2), photo(700, 90)
     Image.fromarray(image).save(tmp_path / "a.png")
     seen = []
@@ -240,9 +242,9 @@ def test_more_pixels_than_the_limit_are_read_by_windows_only(tmp_path):
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from fullconv import memory
-from fullconv.inference import load
-from fullconv.inference.large import Settings, predict_file
+from fullconv.profiling import process_memory as memory
+from fullconv.inference.predictor import load
+from fullconv.inference.large_image.options import Settings; from fullconv.inference.large_image.predict_file import predict_file
 
 torch.set_num_threads(1)
 predictor = load(Path(sys.argv[1]))
@@ -256,7 +258,7 @@ print(facts.plan.way, budget, memory.peak())
 @pytest.mark.parametrize("backbone, width", [("mobilenet_v2", 1), ("vgg11", 1 / 4)])
 def test_the_plan_is_never_exceeded(tmp_path, backbone, width):
     predictor = predictor_of(backbone, width=width)
-    weights.save(tmp_path / "net.safetensors", predictor.net.state_dict(), predictor.header)
+    checkpoint.save(tmp_path / "net.safetensors", predictor.net.state_dict(), predictor.header)
     Image.fromarray(photo(1000, 2000)).save(tmp_path / "a.png")
     room = memory_of_strip(predictor.net, 160, 2000) + 2000 * 1000 * 7
     said = subprocess.run(
@@ -265,5 +267,5 @@ def test_the_plan_is_never_exceeded(tmp_path, backbone, width):
     )  # fmt: skip
     way, budget, peak = said.stdout.split()
     assert way == "strips"
-    assert int(peak) <= int(budget), (memory.readable(int(peak)), memory.readable(int(budget)))
+    assert int(peak) <= int(budget), (process_memory.readable(int(peak)), process_memory.readable(int(budget)))
     assert int(budget) < int(peak) + memory_of_whole(predictor, 1000, 2000)  # and the whole would have exceeded it

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.data.windows import Decoded
 from fullconv.errors import UsageError
 from fullconv.geometry import Reach
-from fullconv.inference.tiles import (
+from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.large_image.halo import reach
+from fullconv.inference.large_image.tiles import (
     along,
     blended_labels,
     cut,
@@ -22,8 +23,7 @@ from fullconv.inference.tiles import (
     share_of_pixels,
     uncertain_share,
 )
-from fullconv.models.reach import reach
-from fullconv.segmentation import CoarseScores
+from fullconv.io.windowed import Decoded
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from test_fcn import small, strides

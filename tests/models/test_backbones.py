@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv import weights
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.errors import UsageError
 from fullconv.geometry import IMAGE, AxisMap
 from fullconv.labels import LabelSpace
-from fullconv.models import build
-from fullconv.models.backbones import BACKBONES
 from fullconv.models.backbones.alexnet import local_response_norm
 from fullconv.models.backbones.googlenet import INCEPTIONS, Inception
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import build
 from fullconv.models.convolutionalize import convolutionalize, decapitate
 from fullconv.models.trace import walk
+from fullconv.weights import checkpoint
 
 NAMES = sorted(BACKBONES)
 SCALED = ["alexnet", "caffenet", "googlenet", "resnet18", "resnet34", "resnet50"]
@@ -296,9 +296,9 @@ def test_a_crop_goes_in_scores_come_out_and_the_gradient_reaches_every_parameter
 def test_what_is_saved_is_the_net(name, tmp_path):
     first, second = (make(name, num_classes=2, width=1 / 32) for _ in range(2))
     config = ModelConfig(name, num_classes=2, width=1 / 32)
-    header = weights.Header(config, LabelSpace.of(["a", "b"]), CONVENTIONS["caffe"], "classifier")
-    weights.save(tmp_path / "net.safetensors", first.state_dict(), header)
-    tensors, found = weights.load(tmp_path / "net.safetensors")
+    header = checkpoint.Header(config, LabelSpace.of(["a", "b"]), CONVENTIONS["caffe"], "classifier")
+    checkpoint.save(tmp_path / "net.safetensors", first.state_dict(), header)
+    tensors, found = checkpoint.load(tmp_path / "net.safetensors")
     second.load_state_dict(tensors, strict=True)
     assert found == header
     assert all(torch.equal(tensor, first.state_dict()[key]) for key, tensor in second.state_dict().items())

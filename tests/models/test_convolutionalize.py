@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fullconv.errors import UsageError
-from fullconv.models.backbones import BACKBONES
-from fullconv.models.convolutionalize import convolutionalize, decapitate, fully_connected_as_convolution
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.convolutionalize import convolutionalize, decapitate
+from fullconv.models.surgery import fully_connected_as_convolution
 
 NARROW = {"lenet": 0.2}
 

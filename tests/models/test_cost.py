@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from fullconv.config import ModelConfig
-from fullconv.models import build, convolutionalize, from_classifier
-from fullconv.models.backbones import BACKBONES
-from fullconv.models.cost import PARTS, cost, depth, feature_sizes
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import build, from_classifier
+from fullconv.models.convolutionalize import convolutionalize
+from fullconv.profiling.graph_cost import PARTS, cost, depth, feature_sizes
 
 ON_ANY = {"lenet": {"stride": 4, "width": 0.1}} | {
     name: {"stride": 8 if name.startswith("squeezenet") else 32, "width": 1 / 32 if name.startswith("vgg") else 0.1}

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
-from fullconv.models import build
-from fullconv.models.backbones import BACKBONES
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import build
 from fullconv.weights.transplant import transplant
 
 SMALL = {name: {"width": 1 / 32} for name in BACKBONES if name.startswith("vgg")} | {

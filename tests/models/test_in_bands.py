@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from fullconv.config import ModelConfig
-from fullconv.models import bands, build
-from fullconv.models.bands import Bands, Step, banded, in_bands
-from fullconv.models.folding import folded
-from fullconv.models.ringless import without_ring
+from fullconv.models.build import build
+from fullconv.optimize import cache_blocking
+from fullconv.optimize.cache_blocking import Bands, Step, banded, in_bands
+from fullconv.optimize.fold_batchnorm import folded
+from fullconv.optimize.size_specialization import without_ring
 
 
 class Chain(nn.Module):
@@ -65,8 +66,8 @@ def test_bands_are_the_whole(trunk, n, height, width, band, last):
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     made = banded(trunk)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bands, "BAND", band)
-        patch.setattr(bands, "LARGE", 0)
+        patch.setattr(cache_blocking, "BAND", band)
+        patch.setattr(cache_blocking, "LARGE", 0)
         try:
             wanted = trunk(x)
         except RuntimeError:  # too small for the layers
@@ -107,8 +108,8 @@ def test_of_vgg16_every_block_is_a_band_and_the_rest_is_not():
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "mobilenet_v2", "googlenet", "squeezenet1_1", "caffenet"])
 def test_any_backbone_keeps_its_scores(name, monkeypatch):
-    monkeypatch.setattr(bands, "LARGE", 0)
-    monkeypatch.setattr(bands, "BAND", 4000)
+    monkeypatch.setattr(cache_blocking, "LARGE", 0)
+    monkeypatch.setattr(cache_blocking, "BAND", 4000)
     torch.manual_seed(0)
     net = build(ModelConfig(name, stride=8, width=0.125)).double().eval()
     x = torch.randn(2, 3, 131, 100, dtype=torch.double)

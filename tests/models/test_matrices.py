@@ -7,17 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.models import matrices
-from fullconv.models.matrices import Matrices, Matrix, Workspace, packs
+from fullconv.optimize import packed_gemm
+from fullconv.optimize.packed_gemm import Matrices, Matrix, Workspace, packs
 
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float64: 1e-12}
 
 
 @pytest.fixture(params=["packed", "plain"])
 def layout(request, monkeypatch):
-    monkeypatch.setattr(matrices, "LARGE", 0)
+    monkeypatch.setattr(packed_gemm, "LARGE", 0)
     if request.param == "plain":
-        monkeypatch.setattr(matrices, "_packing_works", lambda kind: False)
+        monkeypatch.setattr(packed_gemm, "_packing_works", lambda kind: False)
     elif not packs(torch.zeros(1, 1)):
         pytest.skip("this torch lays nothing out")
     return request.param
@@ -57,18 +57,18 @@ def test_a_torch_without_these_calls_goes_without(monkeypatch):
         def missing(*words, problem=problem):
             raise problem("no such call")
 
-        matrices._packing_works.cache_clear()
-        monkeypatch.setattr(matrices, "_packed", missing)
+        packed_gemm._packing_works.cache_clear()
+        monkeypatch.setattr(packed_gemm, "_packed", missing)
         assert not packs(torch.zeros(2, 2))
         assert torch.equal(Matrix(torch.eye(2))(torch.ones(1, 2)), torch.ones(1, 2))
-    matrices._packing_works.cache_clear()
+    packed_gemm._packing_works.cache_clear()
 
 
 def test_calls_that_answer_wrongly_are_not_made(monkeypatch):
-    matrices._packing_works.cache_clear()
-    monkeypatch.setattr(matrices, "_product", lambda rows, weight, bias: torch.zeros(2, 3))
+    packed_gemm._packing_works.cache_clear()
+    monkeypatch.setattr(packed_gemm, "_product", lambda rows, weight, bias: torch.zeros(2, 3))
     assert not packs(torch.zeros(2, 2))
-    matrices._packing_works.cache_clear()
+    packed_gemm._packing_works.cache_clear()
 
 
 @settings(max_examples=30)

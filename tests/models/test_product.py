@@ -8,9 +8,9 @@ from torch import nn
 
 import fullconv
 from fullconv.config import ModelConfig
-from fullconv.models import product
-from fullconv.models.matrices import packs
-from fullconv.models.product import ProductConv2d, RowsConv2d, use_products
+from fullconv.optimize import im2col
+from fullconv.optimize.im2col import ProductConv2d, RowsConv2d, use_products
+from fullconv.optimize.packed_gemm import packs
 
 
 @settings(max_examples=40)
@@ -26,11 +26,11 @@ def test_it_is_the_convolution(n, c, o, k, padding, dilation, height, width, bia
     x = torch.randn(n, c, height, width, dtype=torch.double)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    most, product.MOST_CELLS = product.MOST_CELLS, 10 if few else product.MOST_CELLS
+    most, im2col.MOST_CELLS = im2col.MOST_CELLS, 10 if few else im2col.MOST_CELLS
     try:
         found, wanted = made(one), conv(other)
     finally:
-        product.MOST_CELLS = most
+        im2col.MOST_CELLS = most
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
     weight = torch.randn_like(wanted)
     (found * weight).sum().backward()
@@ -41,7 +41,7 @@ def test_it_is_the_convolution(n, c, o, k, padding, dilation, height, width, bia
 
 
 def test_only_the_large_layers_change_and_their_names_stay(monkeypatch):
-    monkeypatch.setattr(product, "LEAST_WEIGHTS", 10_000)
+    monkeypatch.setattr(im2col, "LEAST_WEIGHTS", 10_000)
     net = fullconv.build(ModelConfig("vgg11", stride=8, num_classes=3, width=1 / 16, native_size=64)).eval()
     before, keys = net(torch.ones(1, 3, 50, 61)), list(net.state_dict())
     net.to(memory_format=torch.channels_last)
@@ -77,7 +77,7 @@ def test_rows_times_weights_are_the_convolution(n, c, o, high, wide, top, left, 
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     made = RowsConv2d(layer, RowsConv2d.prepared(layer.weight))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(product, "MOST_WINDOWS", windows)
+        patch.setattr(im2col, "MOST_WINDOWS", windows)
         found = made(x)
     torch.testing.assert_close(found, layer(x), rtol=1e-12, atol=1e-13)
     assert found.is_contiguous(memory_format=torch.channels_last)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fullconv.errors import UsageError
-from fullconv.models.backbones import BACKBONES
+from fullconv.models.backbones.registry import BACKBONES
 from fullconv.models.convolutionalize import convolutionalize
-from fullconv.models.proof import Unpadded, prove
+from fullconv.models.verify import Unpadded, prove
 
 
 def made(name):

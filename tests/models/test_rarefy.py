@@ -13,10 +13,10 @@ from torch import nn
 
 from fullconv.errors import UsageError
 from fullconv.geometry import Window
-from fullconv.models import stage_outputs
-from fullconv.models.backbones import BACKBONES
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import stage_outputs
 from fullconv.models.convolutionalize import convolutionalize
-from fullconv.models.rarefy import interior, rarefy, shift_and_stitch
+from fullconv.models.dense_scores import interior, rarefy, shift_and_stitch
 from fullconv.models.trace import node_names, walk, windows_of
 
 EXACT = 1e-12

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_fcn import small, strides
 
-from fullconv.models.reach import reach, support
+from fullconv.inference.large_image.halo import reach, support
 
 FAST = ("vgg11", "lenet")
 CASES = [

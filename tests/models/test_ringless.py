@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import fullconv
 from fullconv.config import ModelConfig
 from fullconv.geometry import Window
-from fullconv.models.ring import Extent
-from fullconv.models.ringless import without_ring
+from fullconv.optimize.constant_padding import Extent
+from fullconv.optimize.size_specialization import without_ring
 
 WIDTHS = {"vgg11": 1 / 16, "vgg16": 1 / 32, "vgg11_bn": 1 / 16}
 NETS = ["vgg11", "vgg16", "vgg11_bn", "alexnet", "caffenet", "googlenet", "squeezenet1_0", "mobilenet_v2", "resnet18"]

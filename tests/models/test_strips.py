@@ -8,10 +8,10 @@ from test_fcn import small, strides
 
 from fullconv.config import ModelConfig
 from fullconv.geometry import GeometryError, Window
-from fullconv.models import build
-from fullconv.models.folding import folded
-from fullconv.models.rows import Look, convolve, layers_of
-from fullconv.models.strips import by_strips
+from fullconv.inference.large_image.streamed_layers import Look, convolve, layers_of
+from fullconv.inference.large_image.streaming import by_strips
+from fullconv.models.build import build
+from fullconv.optimize.fold_batchnorm import folded
 
 FAST = ("vgg11", "alexnet")
 NETS = [

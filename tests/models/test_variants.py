@@ -11,7 +11,7 @@ from torch import nn
 
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
-from fullconv.models import build, build_classifier
+from fullconv.models.build import build, build_classifier
 from fullconv.models.convolutionalize import convolutionalize
 from fullconv.models.fcn import FCN
 from fullconv.models.variants import double_kernel, more_channels
@@ -247,7 +247,7 @@ def test_dropout_is_of_elements_where_the_source_has_it():
 
 
 def test_somebodys_own_weights_keep_their_place_with_more_channels():
-    from fullconv.models import from_classifier
+    from fullconv.models.build import from_classifier
 
     classifier = build_classifier(ModelConfig(**SMALL), classes=5)
     dense, report = convolutionalize(classifier, 64)

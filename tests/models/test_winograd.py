@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv.models import winograd
-from fullconv.models.matrices import Matrices
-from fullconv.models.winograd import (
+from fullconv.optimize import winograd
+from fullconv.optimize.packed_gemm import Matrices
+from fullconv.optimize.winograd import (
     POINTS,
     SHORT,
     TILES,
@@ -79,8 +79,8 @@ def test_it_is_the_convolution(n, c, o, kernel, padding, height, width, bias, la
         return
     with pytest.MonkeyPatch.context() as patch:
         if small_strips:
-            patch.setattr("fullconv.models.winograd.STRIP", 1)
-            patch.setattr("fullconv.models.winograd.LEAST", 1)
+            patch.setattr("fullconv.optimize.winograd.STRIP", 1)
+            patch.setattr("fullconv.optimize.winograd.LEAST", 1)
         torch.testing.assert_close(made(x), layer(x), rtol=1e-10, atol=1e-11)
 
 

@@ -7,10 +7,10 @@ from torch import nn
 
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
-from fullconv.models import build
+from fullconv.models.backbones.external import zoo_classifier
+from fullconv.models.build import build
 from fullconv.models.convolutionalize import convolutionalize
-from fullconv.models.proof import prove
-from fullconv.models.zoo import zoo_classifier
+from fullconv.models.verify import prove
 
 CONVERTED = {
     "torchvision": ["alexnet", "googlenet", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"],

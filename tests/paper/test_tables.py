@@ -3,8 +3,8 @@
 import pytest
 
 from fullconv.errors import UsageError
-from fullconv.paper import EVIDENCE, Entry
-from fullconv.paper.tables import TABLES, lookup, table
+from fullconv.reproduce.paper import EVIDENCE, Entry
+from fullconv.reproduce.paper_tables import TABLES, lookup, table
 
 
 def values(name, row):

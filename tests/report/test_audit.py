@@ -12,15 +12,21 @@ from hypothesis import strategies as st
 from strict_html import check
 
 from fullconv.config import CONVENTIONS, ModelConfig
-from fullconv.data import Sample
-from fullconv.data.digits import Digits
-from fullconv.inference import Predictor
+from fullconv.data.dataset import Sample
+from fullconv.datasets.published.label_spaces import DIGITS
+from fullconv.datasets.synthetic.digits import Digits
+from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.predictor import Predictor
 from fullconv.labels import LabelSpace
-from fullconv.labels.published import DIGITS
-from fullconv.report.audit import BORDER, OF_ONE_IMAGE, Audit, disagreements, look_at_training
-from fullconv.report.run import write_run_report
-from fullconv.segmentation import CoarseScores
-from fullconv.weights import Header
+from fullconv.reporting.label_audit import (
+    BORDER,
+    OF_ONE_IMAGE,
+    Audit,
+    disagreements,
+    look_at_training,
+)
+from fullconv.reporting.run_page import write_run_report
+from fullconv.weights.checkpoint import Header
 
 SIZE = (96, 128)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data.check import check_dataset, check_samples
-from fullconv.data.digits import Digits
+from fullconv.check.check_dataset import check_dataset, check_samples
+from fullconv.datasets.synthetic.digits import Digits
 from fullconv.labels import LabelSpace
-from fullconv.report.check import class_shares, write_check_page
+from fullconv.reporting.check_page import class_shares, write_check_page
 
 
 def bars(png):

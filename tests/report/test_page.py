@@ -14,12 +14,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from strict_html import Reader, check
 
+from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
-from fullconv.labels.published import VOC
-from fullconv.report import Code, Figure, Gallery, Section, Strip, Table, percent, render
-from fullconv.report import figures as draw
-from fullconv.report.pictures import view
+from fullconv.reporting import figures as draw
+from fullconv.reporting.page import (
+    Code,
+    Figure,
+    Gallery,
+    Section,
+    Strip,
+    Table,
+    percent,
+    render,
+)
+from fullconv.reporting.pictures import view
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -149,7 +158,7 @@ def test_percent_as_in_the_paper() -> None:
 
 
 def test_importing_the_room_is_cheap() -> None:
-    code = "import sys, fullconv.report; print(sorted({'torch', 'matplotlib', 'PIL', 'jinja2'} & set(sys.modules)))"
+    code = "import sys, fullconv.reporting; print(sorted({'torch', 'matplotlib', 'PIL', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -14,16 +14,16 @@ import torch
 from strict_html import check
 
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data import Sample
-from fullconv.data.digits import Digits
-from fullconv.evaluation import evaluate
-from fullconv.inference import Predictor, load
+from fullconv.data.dataset import Sample
+from fullconv.datasets.synthetic.digits import Digits
+from fullconv.evaluation.evaluate import evaluate
+from fullconv.inference.predictor import Predictor, load
 from fullconv.labels import LabelSpace
-from fullconv.models import build
-from fullconv.report import percent
-from fullconv.report.run import write_run_report
+from fullconv.models.build import build
+from fullconv.reporting.page import percent
+from fullconv.reporting.run_page import write_run_report
 from fullconv.training.run import prepare, records
-from fullconv.weights import Header
+from fullconv.weights.checkpoint import Header
 
 SIZE = (48, 48)
 

@@ -11,8 +11,8 @@ import pytest
 
 from fullconv.errors import RunError, UsageError
 from fullconv.metrics import Scores
-from fullconv.report.tensorboard import Board, scalars
-from fullconv.training import Record
+from fullconv.reporting.tensorboard import Board, scalars
+from fullconv.training.loop import Record
 
 NAMES = ("background", "traffic light/sign", "caf\udce9", "道路")
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 import fullconv
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.errors import UsageError
-from fullconv.inference import Predictor
+from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.predictor import Predictor
+from fullconv.inference.segmentation import Segmentation
+from fullconv.inference.tta import Augmented
+from fullconv.inference.uncertainty import softmax
 from fullconv.labels import LabelSpace
-from fullconv.segmentation import CoarseScores, Segmentation
-from fullconv.segmentation.augmented import Augmented
-from fullconv.segmentation.confidence import softmax
-from fullconv.weights import Header
+from fullconv.weights.checkpoint import Header
 
 LABELS = LabelSpace.of(["background", "a", "b"])
 

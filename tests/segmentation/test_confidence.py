@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from fullconv.inference import uncertainty
+from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.segmentation import Segmentation
 from fullconv.labels import LabelSpace
-from fullconv.segmentation import CoarseScores, Segmentation, confidence
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_segmentation import coarse
@@ -25,7 +27,7 @@ def of_torch(logits):
 @pytest.mark.parametrize("scale", [1.0, 50.0])
 @pytest.mark.parametrize("budget", [64, 1 << 20], ids=["many blocks", "one block"])
 def test_both_are_those_of_the_full_scores(monkeypatch, budget, scale):
-    monkeypatch.setattr(confidence, "BUDGET", budget)
+    monkeypatch.setattr(uncertainty, "BUDGET", budget)
 
     @settings(max_examples=100)
     @given(coarse())
@@ -51,12 +53,12 @@ def test_the_probability_of_the_cells_repeated_is_not_it():
     scores = CoarseScores(np.random.default_rng(0).normal(size=(5, 8, 8)).astype(np.float32),
                           Window(16, 8, transposed=True), (4, 4), (64, 64))  # fmt: skip
     crude = np.repeat(np.repeat(of_torch(scores.scores)[0], 8, 0), 8, 1)
-    assert np.abs(crude - confidence.probability(scores)).max() > 0.05
+    assert np.abs(crude - uncertainty.probability(scores)).max() > 0.05
 
 
 def test_the_softmax_of_a_logarithm_is_the_probability():
     p = np.random.default_rng(0).dirichlet(np.ones(7), (5, 4)).transpose(2, 0, 1).astype(np.float32)
-    assert np.abs(confidence.softmax(np.log(p)) - p).max() <= 1e-6
+    assert np.abs(uncertainty.softmax(np.log(p)) - p).max() <= 1e-6
 
 
 def test_no_block_has_more_numbers_than_the_budget(monkeypatch):
@@ -73,5 +75,5 @@ def test_no_block_has_more_numbers_than_the_budget(monkeypatch):
     from fullconv.geometry import Window
 
     scores = CoarseScores(np.zeros((21, 130, 130), np.float32), Window(16, 8, transposed=True), (4, 4), (1024, 1024))
-    assert (confidence.entropy(scores) == 1).all()
-    assert 0 < most <= confidence.BUDGET
+    assert (uncertainty.entropy(scores) == 1).all()
+    assert 0 < most <= uncertainty.BUDGET

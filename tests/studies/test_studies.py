@@ -8,15 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fullconv.cli import main
+from fullconv.cli.command import main
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data.digits import Digits
+from fullconv.datasets.synthetic.digits import Digits
 from fullconv.errors import RunError, UsageError
-from fullconv.models import build_classifier, convolutionalize
-from fullconv.studies import STUDIES, Result, Setting, open_setting, study
-from fullconv.studies.learning import learn, plan
-from fullconv.studies.setting import Part, affordable
-from fullconv.weights import Header, save
+from fullconv.models.build import build_classifier
+from fullconv.models.convolutionalize import convolutionalize
+from fullconv.reproduce.learning import learn, plan
+from fullconv.reproduce.result import Result
+from fullconv.reproduce.setting import Part, Setting, affordable, open_setting
+from fullconv.reproduce.studies import STUDIES, study
+from fullconv.weights.checkpoint import Header, save
 
 MODEL = ModelConfig("vgg11_bn", num_classes=11, width=1 / 32, native_size=32, dropout=0.0)
 TRAINING = TrainConfig(batch_size=2, lr=0.01, workers=0, freeze_bn=False)
@@ -139,14 +141,14 @@ def test_a_study_that_is_broken_off_writes_nothing(tmp_path, monkeypatch):
     def broken(setting, say):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fullconv.studies.table2.run", broken)
+    monkeypatch.setattr("fullconv.reproduce.table2.run", broken)
     with pytest.raises(SystemExit) as left:
         main(["reproduce", "table2", "digits", "--budget", "0.01", "--backbone", "vgg11_bn", "--out", str(tmp_path)])
     assert left.value.code == 130 and not list(tmp_path.iterdir())
 
 
 def test_weights_decide_net_and_input(tmp_path, digits_folder):
-    from fullconv.labels.published import DIGITS
+    from fullconv.datasets.published.label_spaces import DIGITS
 
     file = tmp_path / "classifier.safetensors"
     save(file, classifier(), Header(MODEL, DIGITS, CONVENTIONS["caffe"], kind="classifier"))
@@ -166,7 +168,7 @@ def run(capsys, *words):
 
 
 def test_the_verb_prints_the_paper_beside_and_writes(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("fullconv.studies.open_setting", lambda *a, **k: tiny())
+    monkeypatch.setattr("fullconv.reproduce.setting.open_setting", lambda *a, **k: tiny())
     code, out, _ = run(capsys, "table2", "--out", str(tmp_path / "new"))
     assert code == 0 and "62.7" in out and "unverified" in out and "table2.json" in out
     assert out.count("released") == 4 and "No verdict" in out
@@ -225,7 +227,7 @@ def test_a_folder_is_studied_with_random_weights(capsys, digits_folder, tmp_path
 
 
 def test_with_time_the_nets_of_table_1_are_trained(monkeypatch):
-    monkeypatch.setattr("fullconv.studies.table1.TRAINED_FROM", 0.01)
+    monkeypatch.setattr("fullconv.reproduce.table1.TRAINED_FROM", 0.01)
     result = study("table1").run(tiny(image=96), lambda _: None)
     assert all(row.measured["mean IU"] is not None for row in result.rows)
     assert {name: facts["steps"] for name, facts in result.settings["trained"].items()} == {
@@ -235,11 +237,11 @@ def test_with_time_the_nets_of_table_1_are_trained(monkeypatch):
 
 
 def test_a_net_of_table_1_that_diverges_has_no_mean_iu(monkeypatch):
-    monkeypatch.setattr("fullconv.studies.table1.TRAINED_FROM", 0.01)
+    monkeypatch.setattr("fullconv.reproduce.table1.TRAINED_FROM", 0.01)
 
     def diverged(*_):
         raise RunError("step 1: the loss is nan")
 
-    monkeypatch.setattr("fullconv.studies.table1.learn", diverged)
+    monkeypatch.setattr("fullconv.reproduce.learning.learn", diverged)
     result = study("table1").run(tiny(image=96), lambda _: None)
     assert all(row.measured["mean IU"] is None for row in result.rows) and "from worst" not in result.verdict

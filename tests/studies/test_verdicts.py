@@ -3,8 +3,8 @@
 import pytest
 
 from fullconv.errors import RunError
-from fullconv.studies import bounds, sampling, table1, table2, timing, variations
-from fullconv.studies.result import Row, beside, compared, too_little
+from fullconv.reproduce import appendix_a, sampling, table1, table2, timing, variations
+from fullconv.reproduce.result import Row, beside, compared, too_little
 
 
 def nets(**values):
@@ -34,8 +34,8 @@ def test_the_paper_agrees_with_itself():
                 beside(name, paper="table1")) for name in table1.NETS]  # fmt: skip
     assert "unlike" not in table1.verdict(rows).lower()
     rows = [Row(str(f), {"mean IU": beside(str(f), paper="upper bounds")["paper"]["mean IU"].value}) for f in
-            bounds.FACTORS]  # fmt: skip
-    assert "unlike" not in bounds.verdict(rows)
+            appendix_a.FACTORS]  # fmt: skip
+    assert "unlike" not in appendix_a.verdict(rows)
 
 
 def test_table1_names_what_differs():
@@ -90,11 +90,11 @@ def test_timing():
 
 def test_bounds():
     def rows(*values):
-        return [Row(str(f), {"mean IU": v}) for f, v in zip(bounds.FACTORS, values, strict=True)]
+        return [Row(str(f), {"mean IU": v}) for f, v in zip(appendix_a.FACTORS, values, strict=True)]
 
-    assert "no obstacle to" in bounds.verdict(rows(50, 60, 70, 80, 95, 99))
-    assert "are an obstacle on this data, unlike" in bounds.verdict(rows(50, 60, 70, 80, 85, 99))
-    assert "does not rise steadily" in bounds.verdict(rows(99, 95, 80, 70, 60, 50))
+    assert "no obstacle to" in appendix_a.verdict(rows(50, 60, 70, 80, 95, 99))
+    assert "are an obstacle on this data, unlike" in appendix_a.verdict(rows(50, 60, 70, 80, 85, 99))
+    assert "does not rise steadily" in appendix_a.verdict(rows(99, 95, 80, 70, 60, 50))
 
 
 def test_what_was_not_measured_is_no_number():

@@ -23,7 +23,7 @@ import torch
 from faulty_disk import LethalDisk, a_state, found_in, leftovers, saved, torn
 
 from fullconv.errors import FullconvError, RunError
-from fullconv.training.checkpoint import save_state
+from fullconv.training.saved_state import save_state
 
 ROWS = 60_000
 """Of the state of `kills`: 10 MB, so that a save takes as long as the writing and forcing of some megabytes."""

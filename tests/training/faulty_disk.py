@@ -1,4 +1,4 @@
-"""Disks that fail, stop, or lose their power: each stands in the place of `os` in `fullconv.atomic`.
+"""Disks that fail, stop, or lose their power: each stands in the place of `os` in `fullconv.io.atomic`.
 
 `saved(..., on=disk)` saves through one of them. What the tests ask afterwards is always the same: is the newest state
 in the folder whole, and is it the old one or the new one?
@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fullconv import atomic
 from fullconv.errors import UsageError
-from fullconv.training import State
-from fullconv.training.checkpoint import newest_state, save_state
-from fullconv.weights import unpack
+from fullconv.io import atomic
+from fullconv.training.loop import State
+from fullconv.training.saved_state import newest_state, save_state
+from fullconv.weights.checkpoint import unpack
 
 OPERATIONS = ("open", "write", "lseek", "fsync", "close", "replace", "unlink", "mkdir")
 ERRORS = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES]
@@ -98,7 +98,7 @@ class LethalDisk(Disk):
 
 @contextlib.contextmanager
 def using(disk):
-    """`fullconv.atomic` works on this disk."""
+    """`fullconv.io.atomic` works on this disk."""
     atomic.os = disk
     try:
         yield disk

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from fullconv.data.digits import Digits
-from fullconv.data.images import write_label
-from fullconv.training.checkpoint import newest_state
-from fullconv.weights import fingerprint, unpack
+from fullconv.datasets.synthetic.digits import Digits
+from fullconv.io.image import write_label
+from fullconv.training.saved_state import newest_state
+from fullconv.weights.checkpoint import fingerprint, unpack
 
 MEASURED = ("seconds", "memory")
 """What is in a record and depends on the machine."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from fullconv import weights
 from fullconv.training.log import read_log
+from fullconv.weights import checkpoint
 
 NET = (
     "--backbone vgg11 --stride 8 --width 0.03125 --native-size 32 --dropout 0 --precision fp32 --crop 32x32 --workers 0"
@@ -64,7 +64,7 @@ def wait_for_steps(folder, number):
 
 def fingerprint(folder):
     """The net after the last step."""
-    return weights.fingerprint(weights.load(folder / "last.safetensors")[0])
+    return checkpoint.fingerprint(checkpoint.load(folder / "last.safetensors")[0])
 
 
 def long(number, data, out, **flags):

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from fullconv.config import InputConvention, ModelConfig
-from fullconv.data import Sample
-from fullconv.evaluation import evaluate
-from fullconv.inference import Predictor
+from fullconv.data.dataset import Sample
+from fullconv.distributed import join, leave
+from fullconv.evaluation.evaluate import evaluate
+from fullconv.inference.predictor import Predictor
 from fullconv.labels import LabelSpace
-from fullconv.processes import join, leave
-from fullconv.weights import Header
+from fullconv.weights.checkpoint import Header
 
 LABELS = LabelSpace(("background", "one", "two"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
 

@@ -9,9 +9,9 @@ from faulty_disk import ERRORS, Disk, FailingDisk, ShortDisk, Tape, after_power_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullconv import atomic
-from fullconv.atomic import remove_leftovers, write_atomically, write_pieces
 from fullconv.errors import RunError
+from fullconv.io import atomic
+from fullconv.io.atomic import remove_leftovers, write_atomically, write_pieces
 
 OLD, NEW = b"old" * 50, b"new" * 70
 

@@ -26,10 +26,10 @@ from faulty_disk import (
     using,
 )
 
-from fullconv import weights
 from fullconv.errors import RunError, UsageError
-from fullconv.training.checkpoint import newest_state, save_state
-from fullconv.weights import fingerprint, pack, unpack
+from fullconv.training.saved_state import newest_state, save_state
+from fullconv.weights import checkpoint
+from fullconv.weights.checkpoint import fingerprint, pack, unpack
 
 FULL = os.environ.get("FULLCONV_FAULTS") == "full"
 
@@ -226,7 +226,7 @@ def test_a_file_from_before_the_seal_is_read_and_its_tensors_are_checked(tmp_pat
 
 
 GOOD = json.dumps({"sha256": fingerprint({"a": torch.ones(2)})})
-SEAL = weights._seal(GOOD, json.loads(GOOD)["sha256"])
+SEAL = checkpoint._seal(GOOD, json.loads(GOOD)["sha256"])
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_tensors_of_every_kind_and_layout_come_back_as_the_library_reads_them(tm
     }
     size, pieces = pack(tensors, {"note": "é\n\udce9"})
     path = tmp_path / "x.safetensors"
-    weights.write_pieces(path, size, pieces)
+    checkpoint.write_pieces(path, size, pieces)
     assert path.stat().st_size == size
     library, (ours, header) = safetensors.torch.load_file(path), unpack(path)
     assert header["note"] == "é\n\udce9" and header["sha256"] == fingerprint(tensors)
@@ -305,7 +305,7 @@ def test_tensors_of_every_kind_and_layout_come_back_as_the_library_reads_them(tm
 def test_large_tensors_are_saved_in_parts_that_make_the_whole(tmp_path):
     large = torch.randn(300, 64, 16, 16).contiguous(memory_format=torch.channels_last)  # 19 MB, of more than two parts
     tensors = {"large": large, "flat": torch.randn(5_000_001), "small": torch.ones(3)}
-    weights.write_pieces(tmp_path / "x.safetensors", *pack(tensors, {}))
+    checkpoint.write_pieces(tmp_path / "x.safetensors", *pack(tensors, {}))
     found, header = unpack(tmp_path / "x.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     assert header["sha256"] == fingerprint({name: tensor.contiguous() for name, tensor in tensors.items()})

@@ -8,12 +8,18 @@ import torch
 
 import fullconv
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data import open_dataset
+from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 from fullconv.metrics import scores
-from fullconv.models import build_classifier
-from fullconv.training.guards import EMPTY_STEPS, Watch, doubt_of_input, refuse_dead_layers, refuse_lost_norms
+from fullconv.models.build import build_classifier
+from fullconv.training.guards import (
+    EMPTY_STEPS,
+    Watch,
+    doubt_of_input,
+    refuse_dead_layers,
+    refuse_lost_norms,
+)
 
 MODEL = ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 32, native_size=32)
 SPACE = LabelSpace.of(["background", "cell", "wall"])

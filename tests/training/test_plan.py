@@ -16,17 +16,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fullconv
-from fullconv import memory
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data import Sample, open_dataset
+from fullconv.data.dataset import Sample
+from fullconv.datasets.open_dataset import open_dataset
 from fullconv.labels import LabelSpace
-from fullconv.training import State, fit
-from fullconv.training import plan as planning
-from fullconv.training.plan import advice, plan, sizes
-from fullconv.training.plan.ledger import LARGE, Ledger
-from fullconv.training.plan.rehearsal import seconds_of_batch, tally, untouched
+from fullconv.profiling import process_memory
+from fullconv.profiling.tensor_ledger import LARGE, Ledger
+from fullconv.training import batch_sizes
+from fullconv.training import memory_plan as planning
+from fullconv.training.dry_run import seconds_of_batch, tally, untouched
+from fullconv.training.loop import State, fit
+from fullconv.training.memory_plan import advice, plan
 from fullconv.training.step import Part
-from fullconv.weights import fingerprint
+from fullconv.weights.checkpoint import fingerprint
 
 INPUT = CONVENTIONS["torchvision"]
 MODELS = {
@@ -67,15 +69,15 @@ def state_of(model="resnet", config=CONFIG):
 
 def really(net, config, shape):
     """The ledger of the same step on tensors that are there."""
-    from fullconv.training.plan import rehearsal
+    from fullconv.training import dry_run
 
     ledger = Ledger()
     with untouched(net, config), ledger:
         for tensor in (*net.parameters(), *net.buffers()):
             ledger.show(tensor)
-        work = rehearsal._work(net, config, INPUT)
+        work = dry_run._work(net, config, INPUT)
         labels = {task: torch.zeros(shape, dtype=torch.int64) for task in work.objectives}
-        work.gradient(net, net, [Part(rehearsal._batch(shape, INPUT), labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
+        work.gradient(net, net, [Part(dry_run._batch(shape, INPUT), labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
         gradients = sum(p.grad.nbytes for p in net.parameters() if p.grad is not None)
     return ledger, gradients
 
@@ -196,13 +198,13 @@ def test_every_loss_can_be_rehearsed(change):
 CHILD = """
     import json, sys
     import numpy as np, torch
-    from fullconv import memory
+    from fullconv.profiling import process_memory as memory
     from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-    from fullconv.data import Sample
+    from fullconv.data.dataset import Sample
     from fullconv.labels import LabelSpace
-    from fullconv.models import build
-    from fullconv.training import State, fit
-    from fullconv.training.plan import plan
+    from fullconv.models.build import build
+    from fullconv.training.loop import State, fit
+    from fullconv.training.memory_plan import plan
 
     model, settings, size = json.loads(sys.argv[1])
     config = TrainConfig(workers=0, lr=1e-6, **settings)
@@ -258,8 +260,8 @@ def test_what_a_convolution_takes_inside_is_in_the_ledger():
     """A layer of 75 MB: its weights twice more while it goes back, beside its gradient."""
     code = """
         import torch
-        from fullconv import memory
-        from fullconv.training.plan.ledger import Ledger
+        from fullconv.profiling import process_memory as memory
+        from fullconv.profiling.tensor_ledger import Ledger
 
         def step(size, kernel):
             layer = torch.nn.Conv2d(512, 4096, kernel, padding=1).to(memory_format=torch.channels_last)
@@ -361,11 +363,11 @@ def test_nothing_is_tried_where_it_would_not_fit(monkeypatch):
 
 @pytest.mark.parametrize("slow, trial, times", [(0.0, 1e9, 1), (1e9, 0.0, 2), (1e9, 1e9, 5)])
 def test_a_slow_step_is_tried_once_and_a_quick_one_some_times(monkeypatch, slow, trial, times):
-    from fullconv.training.plan import rehearsal
+    from fullconv.training import dry_run
 
     seen = []
-    monkeypatch.setattr(rehearsal, "SLOW", slow)
-    monkeypatch.setattr(rehearsal, "TRIAL", trial)
+    monkeypatch.setattr(dry_run, "SLOW", slow)
+    monkeypatch.setattr(dry_run, "TRIAL", trial)
     net = state_of().net
     net.register_forward_hook(lambda *_: seen.append(1))
     assert seconds_of_batch(net, CONFIG, INPUT, (1, 40, 40)) > 0
@@ -400,8 +402,8 @@ def test_the_time_of_a_run_is_that_of_its_steps(monkeypatch):
 
 def test_with_a_crop_no_image_is_looked_at():
     data = Scenes((500, 10), (10, 500))
-    found = sizes.shapes(data, replace(CONFIG, keep=0.5))
-    assert found == sizes.Shapes((4, 64, 96), (4, 64, 96), True)
+    found = batch_sizes.shapes(data, replace(CONFIG, keep=0.5))
+    assert found == batch_sizes.Shapes((4, 64, 96), (4, 64, 96), True)
     assert data.read == 0
 
 
@@ -412,7 +414,7 @@ def test_with_a_crop_no_image_is_looked_at():
 )
 def test_no_batch_is_larger_than_the_largest(many, images, scale):
     config = replace(CONFIG, crop=None, batch_size=images, scale=scale)
-    found = sizes.shapes(Scenes(*many), config)
+    found = batch_sizes.shapes(Scenes(*many), config)
     one = replace(found, largest=found.largest[1:])
     factor = scale or 1
     if images > 1:
@@ -434,12 +436,12 @@ def test_headers_say_what_decoding_says(tmp_path):
         Image.fromarray(np.zeros(shown, np.uint8)).save(tmp_path / f"train/labels/{number}.png")
     (tmp_path / "classes.yaml").write_text("classes: [a, b]\n")
     data = open_dataset(str(tmp_path), "train")
-    assert sizes.sizes_of(data, [1, 0, 2]) == [(44, 20), (30, 50), (31, 33)]
-    assert sizes.size_of_file(tmp_path / "train/images/1.jpg") == (44, 20)
+    assert batch_sizes.sizes_of(data, [1, 0, 2]) == [(44, 20), (30, 50), (31, 33)]
+    assert batch_sizes.size_of_file(tmp_path / "train/images/1.jpg") == (44, 20)
     data.pairs[2][1].write_bytes(b"no image")
-    assert sizes.sizes_of(data, [0, 1]) == [(30, 50), (44, 20)]
+    assert batch_sizes.sizes_of(data, [0, 1]) == [(30, 50), (44, 20)]
     with pytest.raises(fullconv.errors.UsageError, match=re.escape("2.jpg")):
-        sizes.sizes_of(data, [2])
+        batch_sizes.sizes_of(data, [2])
 
 
 def test_headers_are_not_trusted_where_the_data_set_says_otherwise(tmp_path):
@@ -448,7 +450,7 @@ def test_headers_are_not_trusted_where_the_data_set_says_otherwise(tmp_path):
     for number in range(2):
         Image.new("RGB", (400, 300)).save(tmp_path / f"{number}.png")
     data.pairs = [(str(number), tmp_path / f"{number}.png") for number in range(2)]
-    assert sizes.sizes_of(data, [0, 1]) == [(10, 20), (30, 40)]
+    assert batch_sizes.sizes_of(data, [0, 1]) == [(10, 20), (30, 40)]
 
 
 # -- what would fit ----------------------------------------------------------------------------------------------------
@@ -483,7 +485,7 @@ def test_the_largest_batch_that_fits_is_said(asked, share):
     larger = next((n for n in range(batch + 1, 12) if 12 % n == 0), None)
     assert larger is None or need(asked, batch_size=larger, accumulate=12 // larger) > room
     assert ("--precision bf16" in said) == (need(asked, precision="bf16") <= room)
-    assert said.startswith(f"this training needs {memory.readable(asked.needed)} more memory, and ")
+    assert said.startswith(f"this training needs {process_memory.readable(asked.needed)} more memory, and ")
 
 
 def test_a_crop_is_said_where_not_even_one_image_fits(asked):

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import done, kills, layouts, rank, train, wait_for_steps
 
-from fullconv import weights
-from fullconv.data.stream import Share, Stream
+from fullconv.data.loader import Share, Stream
+from fullconv.distributed import ALONE, join
 from fullconv.errors import UsageError
-from fullconv.processes import ALONE, join
 from fullconv.training.log import read_log
+from fullconv.weights import checkpoint
 
 # -- who takes what ---------------------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ def test_two_processes_train_the_net_that_one_trains(digits_folder, tmp_path, ba
     one, two = read_log(tmp_path / "one"), read_log(tmp_path / "two")
     assert [(r["images"], r["valid"]) for r in one] == [(r["images"], r["valid"]) for r in two]
     assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-5)
-    nets = [weights.load(tmp_path / name / "last.safetensors")[0] for name in ("one", "two")]
+    nets = [checkpoint.load(tmp_path / name / "last.safetensors")[0] for name in ("one", "two")]
     for name, tensor in nets[0].items():
         assert torch.allclose(tensor, nets[1][name], rtol=1e-3, atol=1e-6), name
     assert (tmp_path / "two" / "report.html").is_file()

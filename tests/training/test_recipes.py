@@ -10,11 +10,17 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.cli import main
-from fullconv.cli.options import MODEL_FLAGS, TRAIN_FLAGS, read_recipe, recipe_names, stages_of
+from fullconv.cli.command import main
+from fullconv.cli.options import (
+    MODEL_FLAGS,
+    TRAIN_FLAGS,
+    read_recipe,
+    recipe_names,
+    stages_of,
+)
 from fullconv.config import ModelConfig, TrainConfig, from_mapping
 from fullconv.training.optimizer import parameter_groups
-from fullconv.weights import fingerprint, unpack
+from fullconv.weights.checkpoint import fingerprint, unpack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from fakes import fake
@@ -109,10 +115,10 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
     train = ["train", digits_folder, "--recipe", recipe, "--workers", "0"]
     assert call(capsys, *train, "--out", tmp_path / "whole")[0] == 0
 
-    from fullconv.cli import watching
+    from fullconv.cli import progress
 
     done = []
-    records = watching.records
+    records = progress.records
 
     def killed(job, stop):
         if len(done) == stage and step == 0:
@@ -124,7 +130,7 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
         done.append(job.folder.name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(watching, "records", killed)
+        patch.setattr(progress, "records", killed)
         assert call(capsys, *train, "--out", tmp_path / "run")[0] == 130
     code, _, err = call(capsys, *train, "--out", tmp_path / "run")
     assert code == 2 and "--resume" in err

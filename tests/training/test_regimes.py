@@ -14,13 +14,20 @@ from torch import nn
 
 import fullconv
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data import Sample, open_dataset
+from fullconv.data.dataset import Sample
+from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
-from fullconv.training import State, fit, kept
-from fullconv.training.checkpoint import newest_state, restore, save_state
+from fullconv.training.loop import State, fit, kept
 from fullconv.training.loss import Objective, segmentation_loss, sizes, step_loss
-from fullconv.training.sampling import Balanced, class_weights, pixel_counts, random_shift, sampled
+from fullconv.training.sampling import (
+    Balanced,
+    class_weights,
+    pixel_counts,
+    random_shift,
+    sampled,
+)
+from fullconv.training.saved_state import newest_state, restore, save_state
 
 MODEL = ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 32, native_size=32, dropout=0.0)
 CONFIG = TrainConfig(steps=4, batch_size=2, lr=0.02, crop=(32, 32), precision="fp32", workers=0)
@@ -143,7 +150,7 @@ def test_the_weights_of_classes():
 
 
 def test_check_prints_the_weights_that_training_uses(digits_folder):
-    from fullconv.data.check import check_dataset
+    from fullconv.check.check_dataset import check_dataset
 
     data = open_dataset(digits_folder, "train")
     used = class_weights("median", pixel_counts(data), data.labels).numpy()

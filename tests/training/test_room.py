@@ -8,11 +8,11 @@ import pytest
 import torch
 from faulty_disk import Tape, a_state, saved
 
-from fullconv import build
 from fullconv.config import ModelConfig, TrainConfig
 from fullconv.errors import RunError
-from fullconv.training import State
-from fullconv.training.checkpoint import refuse_without_room, save_state, state_bytes
+from fullconv.models.build import build
+from fullconv.training.loop import State
+from fullconv.training.saved_state import refuse_without_room, save_state, state_bytes
 
 SMALL = ModelConfig("vgg11_bn", stride=8, num_classes=3, width=1 / 32, native_size=32)
 Usage = namedtuple("Usage", "total used free")

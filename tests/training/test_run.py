@@ -13,16 +13,16 @@ import pytest
 import torch
 
 import fullconv
-from fullconv import weights
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data import open_dataset
+from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import RunError, UsageError
-from fullconv.evaluation import evaluate
-from fullconv.machine import multiplies_bf16
-from fullconv.training import State, fit
-from fullconv.training.checkpoint import newest_state, save_state
+from fullconv.evaluation.evaluate import evaluate
+from fullconv.hardware import multiplies_bf16
 from fullconv.training.log import read_log
+from fullconv.training.loop import State, fit
 from fullconv.training.run import prepare, records
+from fullconv.training.saved_state import newest_state, save_state
+from fullconv.weights import checkpoint
 
 MODEL = ModelConfig("vgg11", stride=8, width=1 / 32, native_size=32)
 CONFIG = TrainConfig(
@@ -60,7 +60,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(whole, digits_folder, tmp_pa
     assert final(tmp_path) == final(whole[0])
     plain = [[(r["step"], r["loss"], r["lr"], r.get("scores")) for r in read_log(f)] for f in (tmp_path, whole[0])]
     assert plain[0] == plain[1]
-    best = [weights.fingerprint(weights.load(f / "model.safetensors")[0]) for f in (tmp_path, whole[0])]
+    best = [checkpoint.fingerprint(checkpoint.load(f / "model.safetensors")[0]) for f in (tmp_path, whole[0])]
     assert best[0] == best[1]
 
 
@@ -189,12 +189,12 @@ def test_a_kill_after_the_last_state_loses_no_net(whole, digits_folder, tmp_path
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fullconv.training.run.save_state", saved_and_killed)
+        patch.setattr("fullconv.training.saved_state.save_state", saved_and_killed)
         list(records(start(tmp_path, digits_folder)))
     (tmp_path / ".model.safetensors.1.tmp").touch()  # of another kill
     list(records(start(tmp_path, digits_folder, resume=True)))
     for name in ("model.safetensors", "last.safetensors"):
-        left, expected = (weights.fingerprint(weights.load(f / name)[0]) for f in (tmp_path, whole[0]))
+        left, expected = (checkpoint.fingerprint(checkpoint.load(f / name)[0]) for f in (tmp_path, whole[0]))
         assert left == expected, name
     assert not list(tmp_path.glob(".*.tmp"))
 

@@ -13,11 +13,11 @@ from test_run import CONFIG, final, start
 
 from fullconv.cli.train import seconds_of
 from fullconv.errors import UsageError
-from fullconv.evaluation import evaluate
+from fullconv.evaluation.evaluate import evaluate
 from fullconv.training import run as runs
 from fullconv.training.log import read_log
 from fullconv.training.run import records
-from fullconv.training.stopping import Stop
+from fullconv.training.stop import Stop
 
 
 class Counted(Stop):

@@ -17,14 +17,14 @@ import torch
 from test_run import CONFIG, MODEL, final, start
 
 import fullconv
-from fullconv import training
 from fullconv.config import CONVENTIONS
-from fullconv.data import open_dataset
+from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import RunError, UsageError
-from fullconv.training import State, fit
-from fullconv.training.changes import differences
-from fullconv.training.checkpoint import newest_state
+from fullconv.training import step
+from fullconv.training.loop import State, fit
+from fullconv.training.resume import differences
 from fullconv.training.run import records
+from fullconv.training.saved_state import newest_state
 
 CONVENTION = CONVENTIONS["torchvision"]
 
@@ -93,7 +93,7 @@ def test_the_batch_that_made_it_is_kept(digits_folder, tmp_path):
 
 def short_of_memory(monkeypatch, most):
     """Forward passes over more than `most` images fail as torch's allocator does."""
-    real = training.step.to_input
+    real = step.to_input
 
     def tight(images, convention):
         if len(images) > most:
@@ -103,7 +103,7 @@ def short_of_memory(monkeypatch, most):
             )
         return real(images, convention)
 
-    monkeypatch.setattr(training.step, "to_input", tight)
+    monkeypatch.setattr(step, "to_input", tight)
 
 
 @pytest.mark.parametrize("most, pieces", [(4, 1), (3, 2), (2, 2), (1, 4)])
@@ -121,7 +121,7 @@ def test_where_memory_runs_out_the_batch_is_cut_and_the_gradient_is_the_same(dig
         found = list(fit(state, dataset, config, CONVENTION))
         return net, found
 
-    monkeypatch.setattr(training.step, "to_input", lambda *args, real=training.step.to_input: real(*args).double())
+    monkeypatch.setattr(step, "to_input", lambda *args, real=step.to_input: real(*args).double())
     whole, plain = trained()
     short_of_memory(monkeypatch, most)
     cut, found = trained()

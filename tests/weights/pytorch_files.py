@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fullconv.errors import UsageError
-from fullconv.weights.pytorch import read_state_dict
+from fullconv.weights.torch_file import read_state_dict
 
 SMALL = {"a.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)}
 

@@ -9,7 +9,8 @@ from caffe_forward import forward
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullconv.weights.caffe import read_caffemodel, read_prototxt
+from fullconv.weights.caffe.caffemodel import read_caffemodel
+from fullconv.weights.caffe.prototxt import read_prototxt
 
 
 def arrays(*shapes):

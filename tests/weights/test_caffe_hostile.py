@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe import Net, read_caffemodel, read_prototxt
 from fullconv.weights.caffe import prototxt as text_room
+from fullconv.weights.caffe.caffemodel import read_caffemodel
+from fullconv.weights.caffe.net import Net
+from fullconv.weights.caffe.prototxt import read_prototxt
 
 SMALL = [
     {"name": "conv1", "type": "Convolution", "bottom": "data", "top": "conv1",
@@ -249,7 +251,7 @@ def test_memory_stays_within_twice_the_file_and_64_megabytes(tmp_path):
         import gc, sys
         from pathlib import Path
         from fullconv.errors import UsageError
-        from fullconv.weights.caffe import read_caffemodel
+        from fullconv.weights.caffe.caffemodel import read_caffemodel
 
         def kilobytes(name):
             return int(Path("/proc/self/status").read_text().split(name)[1].split()[0])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe import read_caffemodel
+from fullconv.weights.caffe.caffemodel import read_caffemodel
 from fullconv.weights.caffe.wire import MAX_VALUES
 
 CONV = {"name": "conv1", "type": "Convolution", "bottom": "data", "top": "conv1",

@@ -9,9 +9,10 @@ from caffe_nets import RELEASED, fcn_vgg, late_fusion
 
 from fullconv.errors import UsageError
 from fullconv.models.fcn import FCN
-from fullconv.weights.caffe import read_caffemodel, read_prototxt
-from fullconv.weights.caffe.convert import converted_net, difference, state_dict, with_weights
+from fullconv.weights.caffe.caffemodel import read_caffemodel
+from fullconv.weights.caffe.prototxt import read_prototxt
 from fullconv.weights.caffe.recognize import recognize
+from fullconv.weights.caffe.to_fcn import converted_net, difference, state_dict, with_weights
 
 BACKBONE = {"voc-fcn-alexnet": "caffenet", "vgg16": "vgg16", "vgg19": "vgg19", "caffenet": "caffenet",
             "alexnet": "alexnet", "googlenet": "googlenet"}  # fmt: skip

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe import SETTINGS, read_caffemodel, read_prototxt
-from fullconv.weights.caffe.net import SOURCES
+from fullconv.weights.caffe.caffemodel import read_caffemodel
+from fullconv.weights.caffe.net import SETTINGS, SOURCES
+from fullconv.weights.caffe.prototxt import read_prototxt
 from fullconv.weights.caffe.schema import FIELDS, MESSAGES, V1_TYPES
 
 DATA = 'input: "data"\n'

@@ -8,8 +8,8 @@ from torch import nn
 
 from fullconv.config import CONVENTIONS, InputConvention
 from fullconv.errors import UsageError
-from fullconv.models.input import to_input
-from fullconv.weights.conventions import change_convention
+from fullconv.inference.tensor_input import to_input
+from fullconv.weights.input_convention import change_convention
 
 names = st.sampled_from([name for name, found in CONVENTIONS.items() if len(found.mean) == 3])
 

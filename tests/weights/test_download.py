@@ -6,8 +6,8 @@ import pytest
 from file_server import BODY, SHA, failed, only_this_machine, part, running_site
 
 from fullconv.errors import RunError, UsageError
-from fullconv.weights.download import fetch, other_than_weights
 from fullconv.weights.known import KNOWN
+from fullconv.weights.pretrained import fetch, other_than_weights
 
 at_home = pytest.fixture(autouse=True)(only_this_machine)
 

@@ -7,11 +7,11 @@ import pytest
 from file_server import failed
 
 from fullconv.config import InputConvention
-from fullconv.download import file_name
 from fullconv.errors import UsageError
-from fullconv.models.backbones import BACKBONES
-from fullconv.weights.download import fetch
+from fullconv.io.download.fetch import file_name
+from fullconv.models.backbones.registry import BACKBONES
 from fullconv.weights.known import KNOWN
+from fullconv.weights.pretrained import fetch
 
 
 @pytest.mark.parametrize("entry", KNOWN.values(), ids=KNOWN)

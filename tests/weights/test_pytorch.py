@@ -18,7 +18,7 @@ from pytorch_files import OLD, SMALL, craft, instructions, plain, refused, saved
 from torch import nn
 
 from fullconv.errors import UsageError
-from fullconv.weights.pytorch import WRAPPERS, read_state_dict
+from fullconv.weights.torch_file import WRAPPERS, read_state_dict
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_files import OLD, SMALL, craft, deflated, instructions, plain, refused, saved
 
-from fullconv.weights.pytorch import MOST_PARTS, read_state_dict
+from fullconv.weights.torch_file import MOST_PARTS, read_state_dict
 
 
 def many_views(count):
@@ -67,7 +67,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from fullconv.errors import UsageError
-from fullconv.weights.pytorch import read_state_dict
+from fullconv.weights.torch_file import read_state_dict
 
 def kilobytes(what):
     status = Path("/proc/self/status").read_text()

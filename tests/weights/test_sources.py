@@ -6,14 +6,14 @@ import torch
 from caffe_files import write_caffemodel, write_prototxt
 from caffe_nets import RELEASED
 
-from fullconv import weights
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig
 from fullconv.errors import UsageError
+from fullconv.inference.tensor_input import to_input
 from fullconv.labels import LabelSpace
-from fullconv.models import build, build_classifier
-from fullconv.models.backbones import BACKBONES
-from fullconv.models.input import to_input
-from fullconv.weights.sources import convert, with_input
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import build, build_classifier
+from fullconv.weights import checkpoint
+from fullconv.weights.convert import convert, with_input
 from fullconv.weights.transplant import transplant
 
 ALIKE = {"caffenet", "alexnet"}
@@ -46,7 +46,7 @@ def test_what_comes_out_goes_in_again_and_begins_a_training(tmp_path):
     net = build_classifier(ModelConfig("vgg11", width=1 / 32), 5)
     safetensors.torch.save_file(net.state_dict(), tmp_path / "w.safetensors")
     found = convert(tmp_path / "w.safetensors", convention=CONVENTIONS["caffe"])
-    weights.save(tmp_path / "ours.safetensors", found.tensors, found.header)
+    checkpoint.save(tmp_path / "ours.safetensors", found.tensors, found.header)
     again = convert(tmp_path / "ours.safetensors")
     assert again.header == found.header
     fcn = build(ModelConfig("vgg11", 8, 3, width=1 / 32))
@@ -65,7 +65,7 @@ def test_an_fcn_of_caffe_becomes_a_file_that_segments(tmp_path):
     found = convert(tmp_path / "fcn8s.caffemodel", prototxt=tmp_path / "deploy.prototxt")
     assert found.header.labels.names[15] == "person" and found.header.input == CONVENTIONS["caffe"]
     assert any("same scores" in title for title, _ in found.notes)
-    weights.save(tmp_path / "m.safetensors", found.tensors, found.header)
+    checkpoint.save(tmp_path / "m.safetensors", found.tensors, found.header)
     image = torch.randint(0, 256, (45, 53, 3), dtype=torch.uint8)
     segmentation = fullconv.load(tmp_path / "m.safetensors")(image.numpy())
     with torch.no_grad():

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv import weights
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
-from fullconv.models import build, build_classifier
-from fullconv.models.backbones import BACKBONES
-from fullconv.weights import Header
+from fullconv.models.backbones.registry import BACKBONES
+from fullconv.models.build import build, build_classifier
+from fullconv.weights import checkpoint
+from fullconv.weights.checkpoint import Header
 from fullconv.weights.transplant import Transplant, transplant
 
 SMALL = ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 32, native_size=64)
@@ -27,8 +27,8 @@ def header(model=SMALL):
 
 def test_what_is_saved_is_loaded(tmp_path):
     net = build(SMALL)
-    weights.save(tmp_path / "m.safetensors", net.state_dict(), header())
-    tensors, found = weights.load(tmp_path / "m.safetensors")
+    checkpoint.save(tmp_path / "m.safetensors", net.state_dict(), header())
+    tensors, found = checkpoint.load(tmp_path / "m.safetensors")
     assert found == header()
     assert tensors.keys() == net.state_dict().keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in net.state_dict().items())
@@ -39,28 +39,28 @@ def test_the_fingerprint_does_not_depend_on_the_order(names, rng):
     tensors = {name: torch.full((2, 3), float(i)) for i, name in enumerate(names)}
     shuffled = list(tensors.items())
     rng.shuffle(shuffled)
-    assert weights.fingerprint(tensors) == weights.fingerprint(dict(shuffled))
+    assert checkpoint.fingerprint(tensors) == checkpoint.fingerprint(dict(shuffled))
     changed = {**tensors, names[0]: tensors[names[0]] + 1}
-    assert weights.fingerprint(changed) != weights.fingerprint(tensors)
+    assert checkpoint.fingerprint(changed) != checkpoint.fingerprint(tensors)
 
 
 @pytest.mark.parametrize("start", [b"\x80\x02", b"PK", b" <"])
 def test_a_header_of_any_length_is_read(tmp_path, start):
     """The first bytes of a safetensors file are the length of its header, and may look like another kind of file."""
     path, length = tmp_path / "m.safetensors", int.from_bytes(start, "little")
-    weights.save(path, build(SMALL).state_dict(), header())
+    checkpoint.save(path, build(SMALL).state_dict(), header())
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     while length < size:
         length += 1 << 16
     path.write_bytes(length.to_bytes(8, "little") + content[8 : 8 + size].ljust(length) + content[8 + size :])
     assert path.read_bytes()[:2] == start
-    assert set(weights.load(path)[0]) == set(build(SMALL).state_dict())
+    assert set(checkpoint.load(path)[0]) == set(build(SMALL).state_dict())
 
 
 def test_any_flipped_bit_or_cut_is_found(tmp_path):
     path = tmp_path / "m.safetensors"
-    weights.save(path, build(SMALL).state_dict(), header())
+    checkpoint.save(path, build(SMALL).state_dict(), header())
     good, rng = path.read_bytes(), random.Random(1)
     size = 8 + int.from_bytes(
         good[:8], "little"
@@ -70,11 +70,11 @@ def test_any_flipped_bit_or_cut_is_found(tmp_path):
         bad[rng.randrange(size, len(good))] ^= 1 << rng.randrange(8)
         path.write_bytes(bytes(bad))
         with pytest.raises(UsageError, match="SHA-256"):
-            weights.load(path)
+            checkpoint.load(path)
     for cut in (1, 8, 100, size, len(good) - 1):
         path.write_bytes(good[:cut])
         with pytest.raises(UsageError, match="take another copy"):
-            weights.load(path)
+            checkpoint.load(path)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content, words):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=words):
-        weights.load(path)
+        checkpoint.load(path)
 
 
 @pytest.mark.parametrize("name", ["lenet", "vgg11", "squeezenet1_1", "mobilenet_v2"])
@@ -179,7 +179,7 @@ def test_real_weights_load_by_torchvisions_names(shared_data, name, file):
     path = shared_data / "weights" / file
     if not path.exists():
         pytest.skip(f"no {path}")
-    tensors, found = weights.load(path)
+    tensors, found = checkpoint.load(path)
     assert found is None
     classifier = BACKBONES[name].make(num_classes=1000)
     classifier.load_state_dict(tensors, strict=True)

@@ -21,9 +21,9 @@ from torch import Tensor
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
 from fullconv.geometry import AxisMap, bilinear_window
-from fullconv.models import build_classifier, native_size
+from fullconv.models.build import build_classifier, native_size
 from fullconv.models.convolutionalize import convolutionalize
-from fullconv.models.rarefy import rarefy, shift_and_stitch
+from fullconv.models.dense_scores import rarefy, shift_and_stitch
 from fullconv.models.trace import walk
 from fullconv.models.upsample import Upsample
 

@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image
 
 from fullconv.config import InputConvention, ModelConfig, Size, TrainConfig
-from fullconv.data import Dataset, Sample, default_splits, open_dataset
-from fullconv.data.stream import Stream, batches
+from fullconv.data.dataset import Dataset, Sample
+from fullconv.data.loader import Stream, batches
 from fullconv.data.transforms import augmentation, outside, window
+from fullconv.datasets.open_dataset import default_splits, open_dataset
+from fullconv.datasets.published.label_spaces import VOC
 from fullconv.labels import LabelSpace
-from fullconv.labels.published import VOC
-from fullconv.models import build
-from fullconv.training import State, fit
+from fullconv.models.build import build
+from fullconv.training.loop import State, fit
 
 STEPS = 8
 """Batches of a round, of each way but training, which takes one."""
@@ -79,7 +80,7 @@ class _Kept:
 def measure(data: str | None = None, rounds: int = 5, batch: int = 4, crop: Size = (288, 384)) -> dict[str, Any]:
     """Images a second of each way, and as multiples of what training takes (``of training``).
 
-    data: a name or folder for `fullconv.data.open_dataset`, its training split; a generated folder if not given.
+    data: a name or folder for `fullconv.datasets.open_dataset.open_dataset`, its training split; a generated folder if not given.
     rounds: of each way, after one that is not counted. batch, crop: of a training step. Raises `UsageError` for data
     that cannot be used.
     """

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fullconv.models import FCN
-from fullconv.models.zoo import library
+from fullconv.models.backbones.external import library
+from fullconv.models.fcn import FCN
 
 Labels = NDArray[np.integer]
 Way = Callable[[Tensor], Labels]
@@ -60,14 +60,14 @@ class Scored:
 
 
 def _onnxruntime(net: FCN, size: tuple[int, int], threads: int) -> Way:
-    from fullconv.engines.onnx import OnnxNet, to_onnx
+    from fullconv.backends.onnx import OnnxNet, to_onnx
 
     run = OnnxNet(to_onnx(net, size), threads=threads)
     return Scored(lambda x: next(iter(run(x.numpy()).values())))
 
 
 def _openvino(net: FCN, size: tuple[int, int], threads: int) -> Way:
-    from fullconv.engines.openvino import OpenvinoNet, to_openvino
+    from fullconv.backends.openvino import OpenvinoNet, to_openvino
 
     run = OpenvinoNet(to_openvino(net, size), "fp32", threads=threads)
     return Scored(lambda x: next(iter(run(x.numpy()).values())))
@@ -76,7 +76,7 @@ def _openvino(net: FCN, size: tuple[int, int], threads: int) -> Way:
 def _written(net: FCN, size: tuple[int, int], folder: str) -> Path:
     import onnx
 
-    from fullconv.engines.onnx import to_onnx
+    from fullconv.backends.onnx import to_onnx
 
     path = Path(folder) / "net.onnx"
     onnx.save(to_onnx(net, size), path)

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and print a table."""
     from rich.console import Console
 
-    from fullconv.bench import machine
+    from fullconv.bench.machine import machine
     from fullconv.cli.show import print_json
     from fullconv.errors import UsageError
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion, "train": _show_train,
      "predict": _show_predict}[args.study](console, found)  # fmt: skip
     if args.plot is not None and args.study == "predict":
-        from fullconv.bench.predict import write_plot
+        from fullconv.bench.prediction import write_plot
 
         write_plot(found, args.plot)
     on = found["machine"]
@@ -96,7 +96,8 @@ def _timing(args: argparse.Namespace) -> int:
 
     from fullconv.cli.reproduce import show
     from fullconv.cli.show import print_json
-    from fullconv.studies import open_setting, study
+    from fullconv.reproduce.setting import open_setting
+    from fullconv.reproduce.studies import study
 
     console = Console(stderr=bool(args.json), soft_wrap=True, markup=False, emoji=False, highlight=False)
     chosen = study("timing")
@@ -122,9 +123,9 @@ def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
         return confusion.measure(args.rounds)
     if args.study == "train":
-        from fullconv.bench import train
+        from fullconv.bench import training_step
 
-        return train.measure(backbone=args.backbone, width=args.width, padding=args.padding, rounds=args.rounds)
+        return training_step.measure(backbone=args.backbone, width=args.width, padding=args.padding, rounds=args.rounds)
     from fullconv.bench import dense
 
     return dense.measure(args.image, args.stride, rounds=args.rounds)
@@ -133,16 +134,16 @@ def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     import torch
 
-    from fullconv.bench import predict
-    from fullconv.bench.memory import peak_of
-    from fullconv.inference import load
-    from fullconv.models import FCN
+    from fullconv.bench import prediction
+    from fullconv.bench.peak_memory import peak_of
+    from fullconv.inference.predictor import load
+    from fullconv.models.fcn import FCN
 
     model = load(args.model, engine="eager").net if args.model is not None else None
     assert model is None or isinstance(model, FCN)
     threads = _numbers(args.threads, "--threads", "1,2") if args.threads else [torch.get_num_threads()]
     sizes = [_size(part) for part in args.sizes.split(",")]
-    found = predict.measure(
+    found = prediction.measure(
         args.backbone, args.width, args.padding, sizes, threads, args.rounds, model, args.compile, not args.ours,
         lambda line: console.print(line, highlight=False),
     )  # fmt: skip
@@ -169,7 +170,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show_predict(console: Console, found: dict[str, Any]) -> None:
-    from fullconv.memory import readable
+    from fullconv.profiling.process_memory import readable
 
     console.print(f"\n{found['net']}, {found['weights']} weights", highlight=False)
     for run in found["runs"]:

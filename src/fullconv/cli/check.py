@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Check, print, write what was asked for; 2 when there are errors and no clean copy was asked for."""
     from rich.console import Console
 
+    from fullconv.check.check_dataset import check_dataset
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data.check import check_dataset
     from fullconv.errors import UsageError
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(console, found)
     if args.html is not None:
-        from fullconv.report.check import write_check_page
+        from fullconv.reporting.check_page import write_check_page
 
         console.print(f"written: {write_check_page(args.html, found)}", highlight=False)
     if args.fix is not None:
@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
     """Write the clean copy, and say what is in it."""
+    from fullconv.check.repair import LEFT_OUT, repair
     from fullconv.cli.show import Bar
-    from fullconv.data.repair import LEFT_OUT, repair
 
     bar = Bar(console, "writing", sum(split.images for split in found.splits.values()))
     with bar:
@@ -111,8 +111,8 @@ def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
 
 def augment(console: Any, args: argparse.Namespace) -> int:
     """Draw samples as a training with the given settings would see them."""
-    from fullconv.data import default_splits, open_dataset
-    from fullconv.report.augmented import draw_augmented
+    from fullconv.datasets.open_dataset import default_splits, open_dataset
+    from fullconv.reporting.augmentation_preview import draw_augmented
 
     _, config, convention = layered(
         {}, stages_of(read_recipe(args.recipe), args.recipe)[0] if args.recipe else {}, args
@@ -129,8 +129,8 @@ def show(console: Any, found: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fullconv.report import percent
-    from fullconv.report.check import sizes, weight
+    from fullconv.reporting.check_page import sizes, weight
+    from fullconv.reporting.page import percent
 
     splits = Table("split", header_style="bold", box=None, pad_edge=False)
     for title in ("images", "sizes (height x width)", "void", "all void", "all background"):

@@ -23,12 +23,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fullconv.cli.inputs import Input
 from fullconv.cli.loading import Asked, ready
-from fullconv.cli.outputs import Outputs
 from fullconv.cli.segmenting import Told, segment
 from fullconv.errors import RunError, UsageError, shown
-from fullconv.many import Clock, Pace
+from fullconv.inference.inputs import Input
+from fullconv.inference.outputs import Outputs
+from fullconv.inference.pipeline import Clock, Pace
 
 IMAGES = 16
 """Images that a worker takes at a time, at most."""

@@ -27,9 +27,15 @@ def run(args: argparse.Namespace) -> int:
 
     from fullconv.cli.show import print_json
     from fullconv.errors import UsageError, shown
-    from fullconv.report.compare import class_rows, header_of_runs, row_of_run, with_classes, write_compare_page
-    from fullconv.report.runs import differences, notes, read_runs, runs_in
-    from fullconv.report.words import plain
+    from fullconv.reporting.compare_page import (
+        class_rows,
+        header_of_runs,
+        row_of_run,
+        with_classes,
+        write_compare_page,
+    )
+    from fullconv.reporting.formatting import plain
+    from fullconv.reporting.run_facts import differences, notes, read_runs, runs_in
 
     if args.out is not None and args.out.is_dir():
         raise UsageError(f"{shown(args.out)}: it is a folder; give a file such as {shown(args.out / 'compare.html')}")

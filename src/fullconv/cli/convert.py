@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fullconv.config import InputConvention
-    from fullconv.models.proof import Proof
-    from fullconv.weights.sources import Converted
+    from fullconv.models.verify import Proof
+    from fullconv.weights.convert import Converted
 
 HELP = "weights from Caffe, PyTorch or a library into one file; a classifier into its dense form, with proof"
 EXAMPLE = "fullconv convert fcn8s-heavy-pascal.caffemodel --prototxt deploy.prototxt --out fcn8s.safetensors"
@@ -83,9 +83,9 @@ def dense_form(converted: Converted, verify: bool, console: Console, found: dict
     """Make the classifier dense, say what became what, and prove it where asked."""
     from dataclasses import asdict
 
-    from fullconv.models import native_size
+    from fullconv.models.build import native_size
     from fullconv.models.convolutionalize import convolutionalize
-    from fullconv.models.proof import prove
+    from fullconv.models.verify import prove
 
     net, side = converted.net(), native_size(converted.header.model)
     dense, report = convolutionalize(net, side)
@@ -106,10 +106,10 @@ def dense_form(converted: Converted, verify: bool, console: Console, found: dict
 def read(args: argparse.Namespace, console: Console) -> Converted:
     """The source, whatever it is, with the input and the classes that were asked for."""
     from fullconv.config import InputConvention
-    from fullconv.data.classes import parse_rules
+    from fullconv.datasets.folder.classes_file import parse_rules
     from fullconv.labels import LabelSpace
-    from fullconv.models.zoo import is_zoo_name
-    from fullconv.weights.sources import convert, convert_zoo, with_input
+    from fullconv.models.backbones.external import is_zoo_name
+    from fullconv.weights.convert import convert, convert_zoo, with_input
 
     labels = None
     if args.classes is not None:
@@ -134,11 +134,12 @@ def write(converted: Converted, out: Path) -> None:
     """The file, whole or not at all."""
     from dataclasses import replace
 
-    from fullconv import __version__, weights
+    from fullconv import __version__
+    from fullconv.weights import checkpoint
 
     header = converted.header
     provenance = {"fullconv": __version__, **header.provenance}
-    weights.save(out, converted.tensors, replace(header, provenance=provenance))
+    checkpoint.save(out, converted.tensors, replace(header, provenance=provenance))
 
 
 def list_known(console: Console, as_json: bool) -> int:
@@ -166,8 +167,9 @@ def fetched(source: str, convention: InputConvention | None, console: Console) -
     """The file of published weights by name or address, fetched if it is not kept already, and what input it wants."""
     from fullconv.cli.show import Bar
     from fullconv.config import InputConvention
-    from fullconv.weights.download import cache_folder, fetch
+    from fullconv.io.download.fetch import cache_folder
     from fullconv.weights.known import KNOWN
+    from fullconv.weights.pretrained import fetch
 
     known = KNOWN.get(source)
     if known is None and not source.startswith(("http://", "https://")):

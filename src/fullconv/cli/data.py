@@ -53,7 +53,7 @@ def _list(args: argparse.Namespace, console: Any) -> int:
     from rich.table import Table
 
     from fullconv.cli.show import key_values, print_json
-    from fullconv.data.official import abouts
+    from fullconv.datasets.published.catalog import abouts
 
     chosen = [_about(args.given[0])] if args.given else list(abouts().values())
     if args.json:
@@ -80,7 +80,7 @@ def _list(args: argparse.Namespace, console: Any) -> int:
 
 def _get(args: argparse.Namespace, console: Any) -> int:
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data.official.get import get
+    from fullconv.datasets.published.fetch import get
 
     about = _about(args.given[0])
     folder = args.out or Path(about.name)
@@ -118,7 +118,7 @@ def _verify(args: argparse.Namespace, console: Any) -> int:
     from rich.table import Table
 
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data.official.get import verify
+    from fullconv.datasets.published.fetch import verify
 
     named = _named(args.given[0])
     bar = Bar(console, "reading", 1)
@@ -144,7 +144,7 @@ def _verify(args: argparse.Namespace, console: Any) -> int:
 
 def _convert(args: argparse.Namespace, console: Any) -> int:
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data.official.convert import to_png
+    from fullconv.datasets.published.prepare import to_png
 
     named = _named(args.given[0], "sbd")
     bar = Bar(console, "converting", 1)
@@ -162,7 +162,7 @@ def _convert(args: argparse.Namespace, console: Any) -> int:
 
 def _leak_free(args: argparse.Namespace, console: Any) -> int:
     from fullconv.cli.show import print_json
-    from fullconv.data.official.convert import leak_free_list
+    from fullconv.datasets.published.prepare import leak_free_list
 
     pascal, boundaries = _named(args.given[0], "voc2011", "voc2012"), _named(args.given[1], "sbd")
     path, count = leak_free_list(pascal, boundaries)
@@ -178,7 +178,7 @@ def _leak_free(args: argparse.Namespace, console: Any) -> int:
 
 def _hha(args: argparse.Namespace, console: Any) -> int:
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data.hha import encode_folder
+    from fullconv.datasets.hha import encode_folder
 
     if not (Path(args.given[0]) / "depth").is_dir():
         raise UsageError(f"{shown(args.given[0])}: it has no folder depth; give the folder that holds depth/ID.png")
@@ -197,8 +197,8 @@ def _hha(args: argparse.Namespace, console: Any) -> int:
 
 def _camera(text: str | None, depth: Path) -> Any:
     """The camera of ``--camera``, or that of NYUDv2 for pictures of its size, whole or without the white border."""
-    from fullconv.data.hha import NYUD, Camera
-    from fullconv.data.images import read_label_values
+    from fullconv.datasets.depth_geometry import NYUD, Camera
+    from fullconv.io.image import read_label_values
 
     if text is not None:
         try:
@@ -217,9 +217,9 @@ def _bounds(args: argparse.Namespace, console: Any) -> int:
     from rich.table import Table
 
     from fullconv.cli.show import Bar, print_json
-    from fullconv.data import default_splits, open_dataset
-    from fullconv.evaluation.bounds import upper_bounds
-    from fullconv.report import percent
+    from fullconv.datasets.open_dataset import default_splits, open_dataset
+    from fullconv.evaluation.upper_bounds import upper_bounds
+    from fullconv.reporting.page import percent
 
     split = args.split or default_splits(args.given[0])[1] or "train"
     data = open_dataset(args.given[0], split)
@@ -254,7 +254,7 @@ ACTIONS: dict[str, tuple[Callable[[argparse.Namespace, Any], int], int, int, str
 
 
 def _about(name: str) -> Any:
-    from fullconv.data.official import abouts
+    from fullconv.datasets.published.catalog import abouts
 
     if name not in abouts():
         raise UsageError(f"{shown(name)}: there is no data set of this name; {suggestion(name, abouts())}")
@@ -263,7 +263,7 @@ def _about(name: str) -> Any:
 
 def _named(text: str, *allowed: str) -> Any:
     """The data set and folder of NAME:DIR, which must be one of the allowed names."""
-    from fullconv.data.official import named
+    from fullconv.datasets.published.catalog import named
 
     found = named(text)
     if found is None:

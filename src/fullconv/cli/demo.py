@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=bool(args.json), soft_wrap=True)
     console.print("loading torch and the digits ...")
     began = time.perf_counter()
-    from fullconv.demo import QUICK, Ending, Settings, story
+    from fullconv.reproduce.demo import QUICK, Ending, Settings, story
 
     settings = QUICK if args.quick else Settings()
     chapter, bar, ending = None, None, None
@@ -71,7 +71,7 @@ def show(console: Any, ending: Any, unseen: int) -> None:
     """The table at the end."""
     from rich.table import Table
 
-    from fullconv.report import percent
+    from fullconv.reporting.page import percent
 
     table = Table("net", header_style="bold", box=None, pad_edge=False)
     for title in ("pixel acc.", "mean acc.", "mean IU", "f.w. IU", "seconds"):

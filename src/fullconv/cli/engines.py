@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from fullconv.inference import Predictor
+    from fullconv.inference.predictor import Predictor
 
 LONG = 120.0
 """Seconds that the net as it is must take for all images before other engines are tried, and taken: they save a part of
@@ -44,9 +44,9 @@ def open_predictor(
 
     images: how many are to be predicted. first: reads one of them as the net takes it. say: is told what was picked.
     """
-    from fullconv.engines.prepared import PRECISIONS, check
-    from fullconv.inference import load
-    from fullconv.machine import multiplies_bf16
+    from fullconv.hardware import multiplies_bf16
+    from fullconv.inference.predictor import load
+    from fullconv.optimize.compiled import PRECISIONS, check
 
     if precision == "bf16" and not multiplies_bf16():
         say("bf16: this processor does not multiply it, so it takes longer than fp32; --precision auto is the faster")
@@ -64,17 +64,17 @@ def _fastest(
     say: Callable[[str], Any],
 ) -> Predictor:  # fmt: skip
     """The same where it is to be found: by what was kept of a trial, or by one, if there is work enough."""
-    from fullconv.engines import choice
-    from fullconv.inference import Predictor, load
-    from fullconv.machine import precisions
-    from fullconv.models import FCN
-    from fullconv.weights import sha256_of
+    from fullconv.hardware import precisions
+    from fullconv.inference.predictor import Predictor, load
+    from fullconv.models.fcn import FCN
+    from fullconv.optimize import autotune
+    from fullconv.weights.checkpoint import sha256_of
 
     asked, fingerprint = f"{engine}, {precision}", sha256_of(path) or ""
     usual = "fp32" if precision == "auto" else precision, "torch" if engine == "auto" else engine
-    best = choice.remembered(path, fingerprint, asked)
+    best = autotune.remembered(path, fingerprint, asked)
     if best is not None and images * best.plain >= LONG:
-        say(f"engine {best} (tried before, {choice.place_of(path).name})")
+        say(f"engine {best} (tried before, {autotune.place_of(path).name})")
         return load(path, best.precision, best.engine)
     if best is not None or images < FEW or first is None:
         return load(path, *usual)
@@ -84,11 +84,11 @@ def _fastest(
         x = plain.to_input(first(plain))
     except UsageError:  # it will be named when its turn comes
         return Predictor(plain.net, plain.header, *usual)
-    seconds = choice.seconds_of(plain.net, x)
+    seconds = autotune.seconds_of(plain.net, x)
     if images * seconds < LONG:
         return Predictor(plain.net, plain.header, *usual)
     say("trying the engines on the first image ...")
-    trials = choice.tried(
+    trials = autotune.tried(
         plain.net, x, precisions() if precision == "auto" else (precision,), None if engine == "auto" else (engine,),
         progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),
     )  # fmt: skip
@@ -97,7 +97,7 @@ def _fastest(
             f"--engine {engine} --precision {precision}: none agrees with the net in single precision; "
             "give --precision fp32"
         )
-    best = replace(choice.fastest(trials), plain=seconds)
-    kept = choice.remember(path, fingerprint, asked, best)
-    say(f"engine {best}" + (f"; kept in {choice.place_of(path).name}" if kept else ""))
+    best = replace(autotune.fastest(trials), plain=seconds)
+    kept = autotune.remember(path, fingerprint, asked, best)
+    say(f"engine {best}" + (f"; kept in {autotune.place_of(path).name}" if kept else ""))
     return Predictor(plain.net, plain.header, best.precision, best.engine)

@@ -14,7 +14,7 @@ from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from fullconv.inference import Predictor
+    from fullconv.inference.predictor import Predictor
     from fullconv.metrics import Scores
 
 HELP = "the paper's four numbers of a model on a split"
@@ -44,15 +44,15 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from rich.console import Console
 
-    from fullconv import processes
+    from fullconv import distributed
     from fullconv.cli.loading import Asked, load_model
     from fullconv.cli.show import Bar, four_numbers, print_json, print_scores
-    from fullconv.data import default_splits, open_dataset
-    from fullconv.deployed import SUFFIXES
-    from fullconv.evaluation import evaluate_tasks
+    from fullconv.datasets.open_dataset import default_splits, open_dataset
+    from fullconv.evaluation.evaluate import evaluate_tasks
     from fullconv.evaluation.trimap import trimap_scores
+    from fullconv.inference.exported import SUFFIXES
 
-    ours = processes.join()
+    ours = distributed.join()
     console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not ours.first)
     split = args.split or default_splits(args.data)[1] or "val"
     widths = widths_of(args.trimap)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with Bar(console, f"evaluating {split}", len(dataset)) as bar:
         found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done), ours)
-    processes.leave(ours)
+    distributed.leave(ours)
     if not ours.first:
         return 0
     near: Mapping[int, Scores] = {}

@@ -12,10 +12,10 @@ from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from fullconv.data import Dataset, Image
-    from fullconv.deployed import Exported
-    from fullconv.export import Checked
-    from fullconv.inference import Predictor
+    from fullconv.data.dataset import Dataset, Image
+    from fullconv.export.export import Checked
+    from fullconv.inference.exported import Exported
+    from fullconv.inference.predictor import Predictor
 
 HELP = "a model as ONNX, OpenVINO or torch.export, checked before it is kept"
 EXAMPLE = "fullconv export run/model.safetensors --out m.onnx --data photos/"
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fullconv.cli.show import key_values, print_json
-    from fullconv.data import default_splits, open_dataset
-    from fullconv.export import export, refuse
-    from fullconv.inference import load
+    from fullconv.datasets.open_dataset import default_splits, open_dataset
+    from fullconv.export.export import export, refuse
+    from fullconv.inference.predictor import load
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
     size = size_of(args.size)
@@ -128,7 +128,7 @@ def spread(length: int, wanted: int) -> list[int]:
 
 def measure(dataset: Dataset) -> Any:
     """The mean IU of a net on this data, or of an exported file."""
-    from fullconv.evaluation import evaluate
+    from fullconv.evaluation.evaluate import evaluate
 
     def mean_iu(one: Predictor | Exported) -> float | None:
         return evaluate(cast("Predictor", one), dataset).mean_iu
@@ -148,7 +148,7 @@ def size_of(text: str) -> tuple[int, int] | None:
 
 def told(checked: Checked) -> list[tuple[str, str]]:
     """What was found, in words."""
-    from fullconv.memory import readable
+    from fullconv.profiling.process_memory import readable
 
     found = checked.agreement
     sizes = ", ".join(f"{height}x{width}" for height, width in found.sizes[:6])

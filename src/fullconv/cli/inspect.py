@@ -93,8 +93,8 @@ def subjects(args: argparse.Namespace) -> list[Subject]:
 
     The flags say what is made of a backbone or a classifier; a checkpoint of an FCN says itself what net it is.
     """
-    from fullconv.models.backbones import BACKBONES
-    from fullconv.models.zoo import is_zoo_name
+    from fullconv.models.backbones.external import is_zoo_name
+    from fullconv.models.backbones.registry import BACKBONES
 
     given = {name: getattr(args, name) for name in (*MODEL_FLAGS, "num_classes") if hasattr(args, name)}
     if not args.nets:
@@ -116,7 +116,7 @@ def subjects(args: argparse.Namespace) -> list[Subject]:
 
 def checkpoint(name: str, given: dict[str, Any], backbones: Iterable[str]) -> Subject:
     """The net in a checkpoint's header; of a classifier, the FCN that the given flags make of it."""
-    from fullconv import weights
+    from fullconv.weights import checkpoint as weights
 
     path = Path(name)
     if not path.exists() and path.name == name and not path.suffix:
@@ -135,8 +135,8 @@ def facts(subject: Subject, size: Size, layers: bool) -> dict[str, Any]:
     """All that is printed of a net for an image of a size, as plain values."""
     import torch
 
-    from fullconv.models import build
-    from fullconv.models.cost import PARTS, cost, depth
+    from fullconv.models.build import build
+    from fullconv.profiling.graph_cost import PARTS, cost, depth
 
     with torch.device("meta"):
         net = build(subject.config)
@@ -174,7 +174,7 @@ def facts(subject: Subject, size: Size, layers: bool) -> dict[str, Any]:
 
 def layer_facts(net: FCN, size: Size) -> list[dict[str, Any]]:
     """Every feature of the trunk, in the order in which they are computed."""
-    from fullconv.models.cost import feature_sizes
+    from fullconv.profiling.graph_cost import feature_sizes
 
     sizes = feature_sizes(net, *size)
     return [
@@ -188,7 +188,8 @@ def field_with_pool(config: ModelConfig) -> str | None:
     """The receptive field of the whole classifier, where it ends in a global average pool, which an FCN leaves out
     (section 4.1). The 907 that table 1 prints for GoogLeNet is this one.
     """
-    from fullconv.models import build_classifier, convolutionalize, native_size
+    from fullconv.models.build import build_classifier, native_size
+    from fullconv.models.convolutionalize import convolutionalize
 
     if config.levels != "all":
         return None
@@ -207,8 +208,8 @@ def timed(found: dict[str, Any]) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
-    from fullconv.bench import machine
-    from fullconv.models import build
+    from fullconv.bench.machine import machine
+    from fullconv.models.build import build
 
     name, (height, width) = shown(found["net"]), found["size"]
     needed, there = (

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fullconv.cli.tiling import Large
 from fullconv.errors import UsageError, shown
-from fullconv.segmentation.large import Settings
+from fullconv.inference.large_image.options import Settings
 
 if TYPE_CHECKING:
-    from fullconv.cli.outputs import Outputs
-    from fullconv.deployed import Exported
-    from fullconv.inference import Predictor
-    from fullconv.many import Clock
-    from fullconv.segmentation.augmented import Model
+    from fullconv.inference.exported import Exported
+    from fullconv.inference.outputs import Outputs
+    from fullconv.inference.pipeline import Clock
+    from fullconv.inference.predictor import Predictor
+    from fullconv.inference.tta import Model
 
 Say = Callable[[str], Any]
 Read = Callable[["Model"], Any]
@@ -59,7 +59,7 @@ def load_model(asked: Asked, first: Read | None = None, say: Say = lambda line: 
 
     first: reads an image to try the engines with. say: is told which engine was picked.
     """
-    from fullconv.deployed import SUFFIXES, load_exported
+    from fullconv.inference.exported import SUFFIXES, load_exported
 
     if asked.model.suffix in SUFFIXES:
         if asked.engine != "auto":
@@ -80,7 +80,7 @@ def load_model(asked: Asked, first: Read | None = None, say: Say = lambda line: 
 
 def ready(asked: Asked, outputs: Outputs, first: Read | None = None, say: Say = lambda line: None) -> Ready:
     """The model and what goes around it; `first` and `say` as for `load_model`."""
-    from fullconv.many import Clock
+    from fullconv.inference.pipeline import Clock
 
     model = load_model(asked, first, say)
     whole = next((flag for flag, used in (("--flip", asked.flip), ("--scales", asked.augmented),
@@ -89,7 +89,7 @@ def ready(asked: Asked, outputs: Outputs, first: Read | None = None, say: Say = 
     large = Large(model, asked.large, outputs, whole, say)
     if not asked.augmented:
         return Ready(model, None, large)
-    from fullconv.segmentation.augmented import Augmented
+    from fullconv.inference.tta import Augmented
 
     clock = Clock()
     return Ready(Augmented(model, asked.scales, asked.flip, clock), clock, large)

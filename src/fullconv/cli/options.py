@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from fullconv.config import ModelConfig, Size, TrainConfig, field_type, from_mapping
 from fullconv.errors import UsageError, shown, suggestion
-from fullconv.plainyaml import load_plain
+from fullconv.io.strict_yaml import load_plain
 
 if TYPE_CHECKING:
-    from fullconv.data.classes import Reading
+    from fullconv.datasets.folder.classes_file import Reading
 
 MODEL_FLAGS = tuple(spec.name for spec in fields(ModelConfig) if spec.name != "num_classes")
 TRAIN_FLAGS = tuple(spec.name for spec in fields(TrainConfig))
@@ -46,7 +46,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def reading_of(args: argparse.Namespace) -> Reading | None:
     """What those flags say; None where none was given."""
-    from fullconv.data.classes import Reading
+    from fullconv.datasets.folder.classes_file import Reading
 
     mapping: dict[int, int] = {}
     for pair in ",".join(args.map).split(",") if args.map else []:

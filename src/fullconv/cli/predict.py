@@ -14,10 +14,10 @@ from fullconv.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fullconv.cli.inputs import Input
     from fullconv.cli.loading import Asked
     from fullconv.cli.segmenting import Told
-    from fullconv.many import Pace
+    from fullconv.inference.inputs import Input
+    from fullconv.inference.pipeline import Pace
 
 HELP = "segment images, folders of images and videos"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
@@ -74,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
     """Predict every input; bad files are named at the end, the others are done."""
     from rich.console import Console
 
-    from fullconv import processes
+    from fullconv import distributed
     from fullconv.cli.loading import ready
-    from fullconv.cli.outputs import Outputs
     from fullconv.cli.segmenting import Told, segment
     from fullconv.cli.show import Bar
+    from fullconv.inference.outputs import Outputs
 
     console = Console(stderr=True, soft_wrap=True)
     if args.out.exists() and not args.out.is_dir():
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if args.submission and not told.failed:
         archive = submit(args, {entry["name"]: (entry["height"], entry["width"]) for entry in told.written})
     report(args, console, told, pace, archive)
-    processes.wait_for_all("predict")
+    distributed.wait_for_all("predict")
     if told.failed:
         raise UsageError(failures(told))
     return 0
@@ -182,13 +182,13 @@ def scales_of(text: str | None) -> tuple[float, ...]:
 
 def inputs_of(args: argparse.Namespace) -> tuple[list[Input], str]:
     """What this process predicts of what was given, and which part of it that is."""
-    from fullconv import processes
-    from fullconv.cli.inputs import gather, of_dataset, of_shard, shard_of
+    from fullconv import distributed
+    from fullconv.inference.inputs import gather, of_dataset, of_shard, shard_of
 
     for flag, number in (("--every", args.every), ("--ray-workers", args.ray_workers)):
         if number is not None and number < 1:
             raise UsageError(f"{flag} {number}: give 1 or more")
-    rank, size = processes.place()
+    rank, size = distributed.place()
     if size > 1 and (args.shard or args.ray):
         raise UsageError("torchrun: it divides the images by itself; leave --shard and --ray out")
     if args.shard and args.ray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fullconv.cli.options import DATA
 
 if TYPE_CHECKING:
-    from fullconv.studies import Result
+    from fullconv.reproduce.result import Result
 
 HELP = "a study of the paper on data at hand, the paper's numbers beside"
 EXAMPLE = "fullconv reproduce table2 digits --budget 10"
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
     from fullconv.cli.show import print_json
     from fullconv.errors import UsageError
-    from fullconv.studies import STUDIES, open_setting, study
+    from fullconv.reproduce.setting import open_setting
+    from fullconv.reproduce.studies import STUDIES, study
 
     console = Console(stderr=bool(args.json), soft_wrap=True, markup=False, emoji=False, highlight=False)
     if args.study == "list":
@@ -85,7 +86,7 @@ def show(console: Any, result: Result) -> None:
     """The claim, each row with those of the paper below it, the verdict, the notes and the machine."""
     from rich.table import Table
 
-    from fullconv.paper import UNVERIFIED
+    from fullconv.reproduce.paper import UNVERIFIED
 
     console.print(f"\n{result.claim}\n")
     grid = Table(box=None, header_style="bold", pad_edge=False)

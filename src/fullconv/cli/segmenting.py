@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullconv.cli.inputs import Input
-from fullconv.cli.outputs import Outputs, Written
 from fullconv.errors import UsageError, shown
-from fullconv.many import Clock, Pace, overlapped
+from fullconv.inference.inputs import Input
+from fullconv.inference.outputs import Outputs, Written
+from fullconv.inference.pipeline import Clock, Pace, overlapped
 
 if TYPE_CHECKING:
     from fullconv.cli.loading import Ready
-    from fullconv.data import Image
-    from fullconv.data.video import VideoFile
-    from fullconv.segmentation import Segmentation
+    from fullconv.data.dataset import Image
+    from fullconv.inference.segmentation import Segmentation
+    from fullconv.io.video import VideoFile
 
 
 @dataclass
@@ -159,7 +159,7 @@ class _Videos:
 
     def frames(self, given: Input) -> Iterator[_Job]:
         """The frames of a video, and its end. A video that has its overlays already is whole."""
-        from fullconv.data.video import Frames, VideoFile
+        from fullconv.io.video import Frames, VideoFile
 
         overlays = self.whole.path(given.name, ".overlay.mp4") if self.whole.overlay else None
         if self.skip and overlays is not None and overlays.is_file():
@@ -221,7 +221,7 @@ class _Video:
 
 def _size(thing: Any) -> int:
     """The bytes of an image, or of the scores of one, which holds the image too."""
-    from fullconv.segmentation import Segmentation
+    from fullconv.inference.segmentation import Segmentation
 
     if isinstance(thing, Segmentation):
         second = thing.geometric.scores.scores.nbytes if thing.geometric else 0

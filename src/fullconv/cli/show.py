@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Scores
-from fullconv.report import percent
+from fullconv.reporting.page import percent
 
 
 def four_numbers(found: Scores) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fullconv.cli.show import key_values
 from fullconv.errors import shown
-from fullconv.report import percent
+from fullconv.reporting.page import percent
 
 
 def show(console: Console, found: Sequence[dict[str, Any]]) -> None:

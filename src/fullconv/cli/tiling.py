@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from fullconv.cli.outputs import Outputs
-    from fullconv.deployed import Exported
-    from fullconv.inference import Predictor
-    from fullconv.inference.large import Facts
-    from fullconv.segmentation.large import Settings
+    from fullconv.inference.exported import Exported
+    from fullconv.inference.large_image.options import Settings
+    from fullconv.inference.large_image.predict_file import Facts
+    from fullconv.inference.outputs import Outputs
+    from fullconv.inference.predictor import Predictor
 
 FORMATS = ("png", "tif")
 
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The flags as they are meant; refused in one line where they are not."""
-    from fullconv.data.decoding import MAX_PIXELS
-    from fullconv.segmentation.large import Settings
+    from fullconv.inference.large_image.options import Settings
+    from fullconv.io.decoding import MAX_PIXELS
 
     tile: int | str = args.tile
     if tile not in ("auto", "none"):
@@ -77,16 +77,16 @@ class Large:
 
     def takes(self, path: Path) -> bool:
         """Whether a file is for here. Raises `UsageError` where it is, and cannot be."""
-        from fullconv.data.windows import outline
-        from fullconv.deployed import Exported
-        from fullconv.segmentation.large import WHOLE, Settings
+        from fullconv.inference.exported import Exported
+        from fullconv.inference.large_image.options import WHOLE, Settings
+        from fullconv.io.windowed import outline
 
         if isinstance(self.model, Exported):  # without torch, as long as that will do
             found = outline(path, self.model.header.input.bands, self.settings.max_pixels)
             small = found.height * found.width <= WHOLE and found.place is None
             if self.settings == Settings(max_pixels=self.settings.max_pixels) and small:
                 return False
-        from fullconv.inference.large import is_ordinary
+        from fullconv.inference.large_image.predict_file import is_ordinary
 
         if is_ordinary(cast("Predictor", self.model), path, self.settings):
             return False
@@ -99,7 +99,7 @@ class Large:
 
     def predict(self, path: Path, name: str) -> dict[str, Any]:
         """Predict one file, and what was written."""
-        from fullconv.inference.large import described, predict_file
+        from fullconv.inference.large_image.predict_file import described, predict_file
 
         facts = predict_file(
             cast("Predictor", self.model), path, self.outputs.folder, name, self.settings, self.outputs.overlay,

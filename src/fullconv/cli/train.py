@@ -27,7 +27,7 @@ from fullconv.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from fullconv.training.run import Run
-    from fullconv.training.stopping import Stop
+    from fullconv.training.stop import Stop
 
 HELP = "train an FCN on a folder of images and masks"
 EXAMPLE = "fullconv train photos/ --out run --epochs 30 --crop 320x320 --flip"
@@ -79,15 +79,15 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from fullconv import processes
-    from fullconv.cli.watching import describe, follow
-    from fullconv.data.stream import worker_faults
-    from fullconv.training.stopping import Stop
+    from fullconv import distributed
+    from fullconv.cli.progress import describe, follow
+    from fullconv.data.loader import worker_faults
+    from fullconv.training.stop import Stop
 
     recipe = read_recipe(args.recipe) if args.recipe else {}
     stages = stages_of(recipe, str(args.recipe))
     stop = Stop(args.out / "stop", seconds_of(args.max_time))
-    args.processes = processes.join(args.dist_timeout)
+    args.processes = distributed.join(args.dist_timeout)
     # torchrun starts all processes anew when one was lost: they go on from the last saved state.
     args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not args.processes.first)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             job = prepare(args, stages[0])
             describe(console, job, args)
             follow(console, job, args, stop)
-    processes.leave(args.processes)
+    distributed.leave(args.processes)
     return stop.exit_code if stop.reason else 0
 
 
@@ -129,7 +129,7 @@ def staged(console: Any, stages: list[dict[str, Any]], args: argparse.Namespace,
     """
     import shutil
 
-    from fullconv.cli.watching import describe, follow
+    from fullconv.cli.progress import describe, follow
     from fullconv.errors import UsageError
     from fullconv.training.run import is_finished
 
@@ -167,13 +167,13 @@ def begun(folder: Path) -> bool:
 
 def prepare(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Run:
     """The run that the arguments ask for, with the settings of a recipe or of one of its stages."""
-    from fullconv import weights
     from fullconv.config import CONVENTIONS, InputConvention, to_mapping
-    from fullconv.data import default_splits, open_dataset
+    from fullconv.datasets.open_dataset import default_splits, open_dataset
     from fullconv.errors import UsageError
     from fullconv.training.run import prepare as prepare_run
+    from fullconv.weights import checkpoint
 
-    header = weights.load(args.weights)[1] if args.weights else None
+    header = checkpoint.load(args.weights)[1] if args.weights else None
     model, config, named = layered(to_mapping(header.model) if header else {}, recipe, args)
     if named is not None:
         convention = InputConvention.named(named)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Image
+from fullconv.data.dataset import Image
 from fullconv.errors import UsageError
 
 HUE = 0.1

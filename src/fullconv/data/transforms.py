@@ -18,8 +18,8 @@ import PIL.Image
 from PIL.Image import Resampling, Transpose
 
 from fullconv.config import InputConvention, Size, TrainConfig
-from fullconv.data import Image, Label, Sample
 from fullconv.data.color import drawn_color
+from fullconv.data.dataset import Image, Label, Sample
 from fullconv.errors import UsageError
 
 Transform = Callable[[Sample, np.random.Generator], Sample]

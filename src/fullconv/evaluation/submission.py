@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from fullconv.atomic import write_atomically
-from fullconv.data.images import read_label
+from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import UsageError, shown
-from fullconv.labels.published import VOC
+from fullconv.io.atomic import write_atomically
+from fullconv.io.image import read_label
 
 COMPETITIONS = {
     "comp5": "trained on nothing but VOC's own training and validation images",

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import SEMANTIC, Dataset, Label
-from fullconv.evaluation import present_only
-from fullconv.inference import Predictor
+from fullconv.data.dataset import SEMANTIC, Dataset, Label
+from fullconv.evaluation.evaluate import present_only
+from fullconv.inference.predictor import Predictor
 from fullconv.metrics import Scores, confusion_matrix, scores
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullconv.config import InputConvention, Size
-from fullconv.data import Image
-from fullconv.deployed import Exported
+from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError
-from fullconv.inference import Predictor
+from fullconv.inference.exported import Exported
+from fullconv.inference.predictor import Predictor
 
 SIZES = ((1, 1), (33, 47), (97, 131), (240, 321), (375, 500))
 """Of images for a file that takes any: the least one, odd ones, and that of a photograph."""

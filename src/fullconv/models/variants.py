@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.models.convolutionalize import Conversion
-from fullconv.models.rarefy import rarefy
+from fullconv.models.dense_scores import rarefy
 from fullconv.models.trace import walk, windows_of
 
 

@@ -12,7 +12,7 @@ import PIL
 import torch
 
 from fullconv import __version__
-from fullconv.machine import processor
+from fullconv.hardware import processor
 
 
 def environment() -> dict[str, str]:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig, TrainConfig
-from fullconv.data import Dataset, modalities_of
+from fullconv.data.dataset import Dataset, modalities_of
 from fullconv.errors import FullconvError, UsageError
+from fullconv.inference.tensor_input import to_input
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Scores
-from fullconv.models import build_classifier, native_size
+from fullconv.models.build import build_classifier, native_size
 from fullconv.models.fcn import FCN
-from fullconv.models.input import to_input
 from fullconv.models.upsample import Upsample
-from fullconv.weights.torchvision import paper_names
+from fullconv.weights.torchvision_names import paper_names
 
 LOOKED_AT = 8
 """Images on which the input of the weights is tried."""

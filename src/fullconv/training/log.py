@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from fullconv.atomic import write_atomically
-from fullconv.data import Dataset
+from fullconv.data.dataset import Dataset
 from fullconv.errors import RunError
-from fullconv.training import Record
+from fullconv.io.atomic import write_atomically
+from fullconv.training.loop import Record
 
 
 def as_json(record: Record, names: tuple[str, ...]) -> dict[str, Any]:

@@ -16,27 +16,36 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from fullconv import __version__, weights
-from fullconv.atomic import remove_leftovers
+from fullconv import __version__
 from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
-from fullconv.data import Dataset, tasks_of
-from fullconv.data.stream import worker_faults
+from fullconv.data.dataset import Dataset, tasks_of
+from fullconv.data.loader import worker_faults
+from fullconv.distributed import ALONE, Processes
 from fullconv.errors import RunError, UsageError
-from fullconv.evaluation import Interrupted, evaluate
-from fullconv.inference import Predictor
+from fullconv.evaluation.evaluate import Interrupted, evaluate
+from fullconv.inference.predictor import Predictor
+from fullconv.io.atomic import remove_leftovers
 from fullconv.metrics import Scores
-from fullconv.models import build
-from fullconv.processes import ALONE, Processes
-from fullconv.training import Record, State, chosen_device, chosen_precision, fit, is_scored, kept
-from fullconv.training.changes import settle, surroundings
-from fullconv.training.checkpoint import newest_state, refuse_without_room, restore, save_state
+from fullconv.models.build import build
+from fullconv.training.adapt import data_fingerprint, input_of, refuse_a_leak, suited
 from fullconv.training.environment import environment
 from fullconv.training.guards import doubt_of_input, refuse_dead_layers, refuse_lost_norms
 from fullconv.training.log import Log, as_json, write_split
+from fullconv.training.loop import (
+    Record,
+    State,
+    chosen_device,
+    chosen_precision,
+    fit,
+    is_scored,
+    kept,
+)
+from fullconv.training.resume import settle, surroundings
+from fullconv.training.saved_state import newest_state, refuse_without_room, restore, save_state
 from fullconv.training.step import NotFinite
-from fullconv.training.stopping import Stop
-from fullconv.training.suiting import data_fingerprint, input_of, refuse_a_leak, suited
-from fullconv.weights import Header
+from fullconv.training.stop import Stop
+from fullconv.weights import checkpoint
+from fullconv.weights.checkpoint import Header
 from fullconv.weights.transplant import Transplant, transplant
 
 FREE = ("workers", "worker_timeout", "save_every", "device")
@@ -130,9 +139,9 @@ def prepare(
     net = build(model)
     taken, begun_with, doubt = None, None, None
     if start is not None:
-        tensors, _ = weights.load(start)
+        tensors, _ = checkpoint.load(start)
         taken = transplant(net, tensors, str(start))
-        begun_with = weights.fingerprint(tensors)
+        begun_with = checkpoint.fingerprint(tensors)
         refuse_dead_layers(net, str(start))
         refuse_lost_norms(net, config, str(start))
         doubt = None if found else doubt_of_input(tensors, model, convention, dataset)
@@ -288,7 +297,7 @@ def save_net(run: Run, record: Record, name: str) -> None:
     reached = record.scores.to_dict(run.header.labels.names) if record.scores is not None else None
     provenance = {**run.header.provenance, "step": record.step, "val": reached}
     with kept(run.state) as net:
-        weights.save(run.folder / name, net.state_dict(), replace(run.header, provenance=provenance))
+        checkpoint.save(run.folder / name, net.state_dict(), replace(run.header, provenance=provenance))
 
 
 def save_batch(folder: Path, problem: NotFinite) -> Path:

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.data import SEMANTIC, Dataset, Sample
+from fullconv.data.dataset import SEMANTIC, Dataset, Sample
 from fullconv.data.transforms import Fill, Transform, window
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 
-_KEEP = 3  # beside the streams of random numbers of `fullconv.data.stream`
+_KEEP = 3  # beside the streams of random numbers of `fullconv.data.loader`
 
 COUNTED = 500
 """The number of samples whose labels are counted for weights and balance, at most; spread evenly over the split."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.config import InputConvention
-from fullconv.data import SEMANTIC
-from fullconv.data.stream import Batch
+from fullconv.data.dataset import SEMANTIC
+from fullconv.data.loader import Batch
+from fullconv.distributed import Processes
 from fullconv.errors import RunError
-from fullconv.models.input import to_input
-from fullconv.processes import Processes
+from fullconv.inference.tensor_input import to_input
 from fullconv.training.loss import Objective, step_loss
 
 

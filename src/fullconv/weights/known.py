@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fullconv.download.checksum import Checksum
+from fullconv.io.download.checksum import Checksum
 
 
 @dataclass(frozen=True)

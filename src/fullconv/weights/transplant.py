@@ -14,7 +14,7 @@ from torch import Tensor
 from fullconv.errors import UsageError
 from fullconv.models.fcn import FCN
 from fullconv.models.variants import double_kernel, more_channels
-from fullconv.weights.torchvision import paper_names
+from fullconv.weights.torchvision_names import paper_names
 
 
 @dataclass(frozen=True)

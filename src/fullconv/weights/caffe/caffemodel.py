@@ -14,8 +14,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from fullconv.errors import UsageError
+from fullconv.weights.caffe.file_kind import head_of, is_text, unreadable
 from fullconv.weights.caffe.net import MAX_LAYERS, Layer, Net, inputs_of, layer_of, text_of
-from fullconv.weights.caffe.opening import head_of, is_text, unreadable
 from fullconv.weights.caffe.schema import FIELDS, MESSAGES
 from fullconv.weights.caffe.wire import BYTES, Found, Wire, blob
 

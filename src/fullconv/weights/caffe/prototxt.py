@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe.net import MAX_LAYERS, SETTINGS, SOURCES, Layer, Net, brief, inputs_of, layer_of, text_of
-from fullconv.weights.caffe.opening import head_of, is_text, unreadable
+from fullconv.weights.caffe.file_kind import head_of, is_text, unreadable
+from fullconv.weights.caffe.net import (
+    MAX_LAYERS,
+    SETTINGS,
+    SOURCES,
+    Layer,
+    Net,
+    brief,
+    inputs_of,
+    layer_of,
+    text_of,
+)
 from fullconv.weights.caffe.schema import ENUMS, FIELDS, MESSAGES, Field
 
 MAX_BYTES = 10_000_000

@@ -2,7 +2,7 @@
 
 The names are the released ones: ``conv1_1``, ``fc6``, ``score_pool4``; the two streams of the NYUDv2 net end in
 ``color`` and ``hha``, the two heads of SIFT Flow's in ``_sem`` and ``_geo``. What is recognized is a claim; that the
-converted net computes what the file says is proved in `fullconv.weights.caffe.convert`.
+converted net computes what the file says is proved in `fullconv.weights.caffe.to_fcn`.
 """
 
 from __future__ import annotations

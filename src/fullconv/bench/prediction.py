@@ -1,0 +1,283 @@
+"""What a prediction costs: each of our engines beside the plain net, the plain net in other engines, and other nets.
+
+Every way begins with the net's own input and ends with the class of each pixel. All ways of one size take turns, so
+that a busy machine is busy for all of them; the numbers to quote are the ratios. `GFLOP/s` counts the operations of the
+plain net, ring and all, for every way: it is the speed at which its work is done, by whatever means.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fullconv.backends.torch_cpu import TYPES
+from fullconv.bench import peers
+from fullconv.bench.peers import Labels, Scored, Way
+from fullconv.bench.subprocess_runner import Apart
+from fullconv.bench.training_step import Dense
+from fullconv.config import ModelConfig, Size
+from fullconv.hardware import precisions
+from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.predictor import read
+from fullconv.models.build import build
+from fullconv.models.fcn import FCN
+from fullconv.models.upsample import Upsample
+from fullconv.optimize.compiled import PRECISIONS, Prepared, installed
+from fullconv.optimize.fold_batchnorm import folded
+from fullconv.optimize.size_specialization import without_ring
+from fullconv.profiling import process_memory
+from fullconv.profiling.graph_cost import cost
+
+PLAIN = "plain eager"
+"""The way that all others are compared with: every layer as it is, dense transposed convolutions, all scores; in a
+process of its own.
+"""
+
+ROOM = 3
+"""How many times the memory of our own net a way may take at the most: that of others is not known."""
+
+Report = Callable[[str], Any]
+
+
+def measure(
+    backbone: str = "vgg16", width: float = 1.0, padding: str = "paper", sizes: Sequence[Size] = ((500, 500),),
+    threads: Sequence[int] = (2,), rounds: int = 5, model: FCN | None = None, compiler: bool = False,
+    others: bool = True, say: Report = lambda line: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Median seconds of each way for each size and number of threads.
+
+    model: a trained net; else one of the backbone with random weights, of which only the time counts. compiler: torch's
+    compiler too, which takes half a minute for each size. others: the engines and nets of others too.
+    """
+    net = model if model is not None else random_net(backbone, width, padding)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for number in threads:
+            torch.set_num_threads(number)
+            limit = machine_limit()
+            for size in sizes:
+                say(f"{size[0]}x{size[1]}, {number} threads ...")
+                rows = _measured(net, size, number, rounds, compiler, others, limit, say)
+                found.append({"size": list(size), "threads": number, "GFLOP": _gflop(net, size),
+                              "limit GFLOP/s": limit, "ways": rows})  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    config = net.config
+    return {
+        "net": f"FCN-{net.stride}s on {config.backbone}, width {config.width:g}, {config.padding} padding, "
+               f"{sum(p.numel() for p in net.parameters()):,} parameters",
+        "weights": "trained" if model is not None else "random",
+        "rounds": rounds,
+        "runs": found,
+    }  # fmt: skip
+
+
+def random_net(backbone: str, width: float, padding: str, classes: int = 21) -> FCN:
+    """A net whose features are neither dead nor infinite: He's initialization, and scores of some size."""
+    torch.manual_seed(0)
+    net = build(ModelConfig(backbone, stride=8, num_classes=classes, width=width, padding=padding)).eval()
+    for name, parameter in net.named_parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu" if name.startswith("backbone") else "linear")
+        elif name.startswith("backbone") and name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
+    return net
+
+
+def machine_limit(side: int = 1536, rounds: int = 5) -> dict[str, float]:
+    """GFLOP/s at which this machine multiplies at best in what torch has: a matrix product, and a convolution."""
+    best = {}
+    for name in precisions():
+        kind = TYPES[name]
+        square = torch.randn(side, side).to(kind)
+        image = torch.randn(1, 256, 64, 64).to(kind).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
+        tries: list[tuple[float, Callable[[], Tensor]]] = [
+            (2.0 * side**3, partial(torch.matmul, square, square)),
+            (2.0 * weight.numel() * 64 * 64, partial(F.conv2d, image, weight, padding=1)),
+        ]
+        rates = []
+        with torch.inference_mode():
+            for operations, run in tries:
+                run()
+                rates += [operations / _seconds(run) for _ in range(rounds)]
+        best[name] = round(max(rates) / 1e9, 1)
+    return best
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def _gflop(net: FCN, size: Size) -> float:
+    return round(cost(net, *size).flops / 1e9, 1)
+
+
+def _measured(
+    net: FCN, size: Size, threads: int, rounds: int, compiler: bool, others: bool, limit: dict[str, float], say: Report
+) -> list[dict[str, Any]]:
+    x = random_input(net, size)
+    found: dict[str, tuple[Way, str]] = {}
+    room = ROOM * cost(net, *size).peak_bytes
+    for name, precision, make in ways(net, x, threads, compiler, others):
+        if name != PLAIN and process_memory.available() < room:  # all ways stay in memory, as they take turns
+            left = process_memory.readable(process_memory.available())
+            say(f"{name}: left out ({process_memory.readable(room)} may be needed, and {left} are left)")
+            continue
+        try:
+            way = Apart(plain, net, threads) if name == PLAIN else make()
+            way(x)
+        except Exception as problem:  # somebody else's engine may refuse the net, and the others go on
+            say(f"{name}: left out ({' '.join(str(problem).split())[:90] or type(problem).__name__})")
+            continue
+        found[name] = way, precision
+    labels: dict[str, Labels] = {name: way(x) for name, (way, _) in found.items()}
+    off = _off_by({name: way for name, (way, _) in found.items() if isinstance(way, Scored)}, x)
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, (way, _) in found.items():
+            seconds[name].append(way.seconds(x) if isinstance(way, Apart) else _seconds(partial(way, x)))
+    for way, _ in found.values():
+        if isinstance(way, Apart):
+            way.close()
+    usual, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
+    rows = []
+    for name, (_, precision) in found.items():
+        median, same = statistics.median(seconds[name]), precision != "other"
+        rows.append({
+            "way": name,
+            "seconds": round(median, 5),
+            "times as fast": round(usual / median, 2),
+            **({"GFLOP/s": round(work / median, 1),
+                "of the limit": round(work / median / limit[precision], 2) if precision in limit else None,
+                "off by": float(f"{off[name]:.1e}"),
+                "labels": round(float((labels[name] == labels[PLAIN]).mean()), 6)} if same else {}),
+        })  # fmt: skip
+    return rows
+
+
+def _off_by(scored: dict[str, Scored], x: Tensor) -> dict[str, float]:
+    """The largest difference of a score from the plain net's, as a share of their range."""
+    truth = scored[PLAIN].logits(x)
+    return {name: float(np.abs(way.logits(x) - truth).max() / np.ptp(truth)) for name, way in scored.items()}
+
+
+def random_input(net: FCN, size: Size) -> Tensor:
+    """The net's own input, (1, C, H, W), of random pixels; the same at each call."""
+    torch.manual_seed(0)
+    return torch.randn(1, net.config.channels * len(net.streams), *size) * 50
+
+
+def ways(
+    net: FCN, x: Tensor, threads: int, compiler: bool, others: bool
+) -> Iterable[tuple[str, str, Callable[[], Way]]]:
+    """All that is here: the name of a way, its precision, and what makes it."""
+    size = x.shape[2], x.shape[3]
+    return [*_ours(net, x, threads, compiler), *(_theirs(net, size, threads) if others else ())]
+
+
+def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
+    yield PLAIN, "fp32", lambda: plain(net)
+    for engine in installed():
+        if engine == "compile" and not compiler:
+            continue
+        for precision in (each for each in PRECISIONS[engine] if each in precisions()):
+            yield f"{engine} {precision}", precision, partial(prepared, net, engine, precision)
+    if "openvino" in installed() and find_spec("nncf") and find_spec("onnx"):
+        yield "openvino int8", "int8", partial(in_int8, net, x, threads)
+
+
+def _theirs(net: FCN, size: Size, threads: int) -> Iterable[tuple[str, str, Callable[[], Way]]]:
+    for name, make in peers.engines(net, size, threads):
+        yield name, "fp32", make
+    for name, make in peers.nets(net.num_classes):
+        yield name, "other", make
+
+
+def plain(net: FCN) -> Scored:
+    """The net as it is usually written (pytorch-fcn, 2017): dense upsampling, and the maximum of all scores."""
+    found = copy.deepcopy(net).eval()
+    for name, layer in list(found.named_modules()):
+        if isinstance(layer, Upsample) and layer.weight is None:
+            found.set_submodule(name, Dense(layer, net.num_classes))
+
+    def run(x: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = found(x)
+        assert isinstance(logits, Tensor)
+        return logits.numpy()
+
+    return Scored(run)
+
+
+class FromCoarse(Scored):
+    """Labels from the scores at the stride of the net, without those at full resolution."""
+
+    def __init__(self, coarse: Callable[[Tensor], CoarseScores]) -> None:
+        super().__init__(lambda x: coarse(x).logits()[None])
+        self.coarse = coarse
+
+    def __call__(self, x: Tensor) -> Labels:
+        """(1, C, H, W) to (H, W)."""
+        return self.coarse(x).prediction()
+
+
+def prepared(net: FCN, engine: str, precision: str) -> Way:
+    """One of our engines, and labels from its scores at the stride of the net."""
+    fast = Prepared(net, engine, precision)
+    return FromCoarse(lambda x: read(fast.net, fast.coarse(x), x)["semantic"])
+
+
+def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
+    """OpenVINO with the trunk in 8-bit integers, whose ranges are those of the input at hand: for the time. Whether the
+    labels keep is a matter of trained nets and real images, and of ``fullconv export --int8``.
+    """
+    from fullconv.backends.onnx import to_onnx
+    from fullconv.backends.openvino import OpenvinoNet, of_onnx
+    from fullconv.export.int8 import in_fp32, openvino_in_int8
+
+    plain = folded(net)
+    size = x.shape[2], x.shape[3]
+    graph = to_onnx(without_ring(plain, *size), size, coarse=True)
+    run = OpenvinoNet(openvino_in_int8(of_onnx(graph), [x.numpy()], in_fp32(graph, 0)), "fp32", threads)
+
+    def way(x: Tensor) -> CoarseScores:
+        scores = {"semantic": torch.from_numpy(next(iter(run(x.numpy()).values())))}
+        return read(plain, scores, x)["semantic"]
+
+    return FromCoarse(way)
+
+
+def write_plot(found: dict[str, Any], path: Path) -> None:
+    """A picture of the ways of every size and number of threads: how many times as fast as the plain net."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    runs = found["runs"]
+    figure = Figure(figsize=(7, 0.5 + sum(0.3 * len(run["ways"]) + 0.7 for run in runs)), layout="constrained")
+    axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=[len(run["ways"]) + 1 for run in runs])
+    for axis, run in zip(axes[:, 0], runs, strict=True):
+        ways = [way for way in run["ways"] if "GFLOP/s" in way][::-1]
+        bars = axis.barh([way["way"] for way in ways], [way["times as fast"] for way in ways], color="#4878a8")
+        axis.bar_label(bars, [f"{way['times as fast']:.1f}   {1000 * way['seconds']:.0f} ms" for way in ways],
+                       padding=3, fontsize=8)  # fmt: skip
+        axis.set_title(f"{run['size'][0]}x{run['size'][1]}, {run['threads']} threads", fontsize=9, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.18)
+    figure.suptitle(f"{found['net']}: times as fast as plain eager", fontsize=9)
+    FigureCanvasAgg(figure).print_png(path)

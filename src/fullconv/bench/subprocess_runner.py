@@ -1,0 +1,72 @@
+"""A way in a process of its own, which takes its turn with those of this one.
+
+The plain net is measured so: it has the memory as torch and the C library give it to anybody, while an engine of ours
+changes for its whole process what is kept (`fullconv.profiling.process_memory.keep`), from which the plain net would gain too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fullconv.bench.peers import Labels, Scored
+from fullconv.config import ModelConfig
+from fullconv.models.build import build
+from fullconv.models.fcn import FCN
+
+_made: Scored
+"""The way, in its process."""
+
+
+class Apart(Scored):
+    """A way that another process makes of a copy of a net. make: makes it there; a function of a module."""
+
+    def __init__(self, make: Callable[[FCN], Scored], net: FCN, threads: int) -> None:
+        weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+        self.pool = ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=_make, initargs=(make, net.config, weights, threads)
+        )
+        super().__init__(lambda x: self.pool.submit(_logits, x.numpy()).result())
+
+    def __call__(self, x: torch.Tensor) -> Labels:
+        """(1, C, H, W) to (H, W)."""
+        return self.pool.submit(_labels, x.numpy()).result()
+
+    def seconds(self, x: torch.Tensor) -> float:
+        """What the way takes, without the way to the other process."""
+        return self.pool.submit(_seconds, x.numpy()).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self.pool.shutdown()
+
+
+def _make(
+    make: Callable[[FCN], Scored], config: ModelConfig, weights: dict[str, NDArray[np.float32]], threads: int
+) -> None:
+    global _made
+    torch.set_num_threads(threads)
+    net = build(config).eval()
+    net.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
+    _made = make(net)
+
+
+def _logits(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _made.logits(torch.from_numpy(x))
+
+
+def _labels(x: NDArray[np.float32]) -> Labels:
+    return _made(torch.from_numpy(x))
+
+
+def _seconds(x: NDArray[np.float32]) -> float:
+    given = torch.from_numpy(x)
+    began = time.perf_counter()
+    _made(given)
+    return time.perf_counter() - began

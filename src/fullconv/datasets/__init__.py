@@ -1,0 +1,1 @@
+"""Datasets: folders, annotations, published sets and generated scenes."""

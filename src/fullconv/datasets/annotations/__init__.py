@@ -1,0 +1,1 @@
+"""Polygons and run lengths as a dataset: LabelMe, COCO, CVAT."""

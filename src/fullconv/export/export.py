@@ -1,0 +1,215 @@
+"""Export: a net as a file for other programs, which is kept only if it says what the net says.
+
+The file is made beside its place, run by the engine that it is for on images of several sizes, and compared with the
+net; what fails is thrown away, with the numbers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.backends.metadata import Card
+from fullconv.config import Size, to_mapping
+from fullconv.data.dataset import Image
+from fullconv.errors import RunError, UsageError, shown
+from fullconv.export.gate import Agreement, compare, odd_sizes, photographs, to_size
+from fullconv.inference.exported import SUFFIXES, Exported, load_exported
+from fullconv.inference.large_image.halo import reach
+from fullconv.inference.predictor import Predictor
+from fullconv.inference.preprocess import to_input
+from fullconv.io.atomic import move_into_place
+from fullconv.models.fcn import FCN
+from fullconv.optimize.size_specialization import without_ring
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+LIMITS = {"fp32": (1e-4, 0.9999), "int8": (None, 0.99)}
+"""What an exported file must keep, by its precision: the largest difference of the scores as a part of their range, and
+the part of the pixels whose label is the same.
+"""
+
+MEAN_IU = 0.005
+"""How much less than the net's its mean IU may be."""
+
+EXACT = (0, 2, 4, 8)
+"""How many of the first convolutions stay in fp32 in 8-bit files, tried one after the other until the labels are those
+of the net: their channels may have ranges that differ a hundredfold.
+"""
+
+Measure = Callable[[Predictor | Exported], float | None]
+"""The mean IU of a net, or of an exported file."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found when an exported file was run: agreement with the net, and the mean IU of both (before, after),
+    where it was measured. exact: of the first convolutions, how many stayed in fp32
+    in a file of 8-bit integers. size: of the file's images; None for any, from `least` pixels on.
+    """
+
+    path: Path
+    precision: str
+    exact: int
+    size: Size | None
+    least: int
+    bytes: int
+    agreement: Agreement
+    mean_iu: tuple[float, float] | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """What is wrong with it, or None."""
+        most, least = LIMITS[self.precision]
+        if most is not None and not self.agreement.relative <= most:
+            return f"its scores differ by {self.agreement.relative:.2g} of their range, and {most:.2g} is allowed"
+        if not self.agreement.labels >= least:
+            same = 100 * self.agreement.labels
+            return f"{same:.2f} % of its labels are those of the net, and {100 * least:g} % are needed"
+        if self.mean_iu is not None and not self.mean_iu[1] >= self.mean_iu[0] - MEAN_IU:
+            before, after = (100 * mean for mean in self.mean_iu)
+            return f"its mean IU is {after:.2f} and that of the net {before:.2f}; {100 * MEAN_IU:g} less is allowed"
+        return None
+
+
+def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") -> Card:
+    """What the exported file of a net is to say of itself."""
+    net, header = _fcn(predictor), predictor.header
+    far, join = reach(net), net.joins[-1]
+    return Card(
+        labels=header.labels,
+        input=header.input,
+        size=size,
+        stride=net.stride,
+        reach=(far.before, far.after, far.period),
+        window=None if net.learned_end else join.window,
+        offset=0 if net.learned_end else join.crop_scores,
+        geometric=header.geometric,
+        precision=precision,
+        model=to_mapping(header.model),
+        provenance=header.provenance,
+    )
+
+
+def export(
+    predictor: Predictor,
+    path: Path,
+    size: Size | None = None,
+    images: Sequence[Image] = (),
+    calibration: Sequence[Image] = (),
+    measure: Measure | None = None,
+) -> Checked:
+    """Write PATH (.onnx, .xml with its .bin, or .pt2), run it, and keep it if it agrees with the net.
+
+    size: the height and width of its images; None for any. images: those it is compared on; some that look like
+    photographs, made for it, if none are given. calibration: images to find the ranges of 8-bit integers by; in fp32 if
+    none are given. measure: gives the mean IU of the net and of the file.
+
+    Raises `RunError` with the numbers when it does not agree; what stood under PATH is untouched then.
+    """
+    refuse(path, bool(calibration))
+    measure = measure and cache(measure)  # that of the net is the same at every try
+    net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
+    if size is not None:
+        net = without_ring(net.eval(), *size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        if path.suffix == ".pt2":
+            from fullconv.backends import torch_export
+
+            made.write_bytes(torch_export.to_pt2(net, size, card))
+            return keep(predictor, made, path, images, measure)
+        from fullconv.backends.onnx import to_onnx
+
+        inputs = [to_input(to_size(image, size), card.input) for image in calibration]
+        graph = to_onnx(net, size)
+        for exact in EXACT if inputs else (0,):
+            write(graph, replace(card, exact=exact), made, inputs)
+            try:
+                return keep(predictor, made, path, images, measure)
+            except RunError:
+                if not inputs or exact == EXACT[-1]:
+                    raise
+    raise AssertionError
+
+
+def write(graph: ModelProto, card: Card, path: Path, inputs: Sequence[NDArray[np.float32]] = ()) -> None:
+    """Write the graph of a net as .onnx or .xml; with inputs to calibrate by, in 8-bit integers."""
+    from fullconv.backends import onnx, openvino
+    from fullconv.export import int8 as quantize
+
+    if path.suffix == ".onnx":
+        graph = quantize.onnx_in_int8(graph, inputs, card.exact, path.parent) if inputs else graph
+        onnx.write_card(graph, card)
+        path.write_bytes(graph.SerializeToString())
+        return
+    model = openvino.of_onnx(graph)
+    if inputs:
+        model = quantize.openvino_in_int8(model, inputs, quantize.in_fp32(graph, card.exact))
+    openvino.write_card(model, card)
+    openvino.save(model, path)
+
+
+def keep(
+    predictor: Predictor, made: Path, path: Path, images: Sequence[Image] = (), measure: Measure | None = None
+) -> Checked:
+    """Run the file that was made, and move it to its place if it agrees with the net."""
+    exported = load_exported(made)
+    size, precision = exported.header.size, exported.header.precision
+    least = exported.header.least
+    sizes = odd_sizes(size, least)
+    shots = list(images) or photographs(len(exported.header.input.mean), exported.header.input, sizes)
+    if images and size is None:
+        shots += [to_size(image, odd) for image, odd in zip(images, sizes, strict=False)]
+    agreement = compare(predictor, exported, load_exported(made, whole=True), [to_size(shot, size) for shot in shots])
+    parts = [made, made.with_suffix(".bin")] if made.suffix == ".xml" else [made]
+    length = sum(part.stat().st_size for part in parts)
+    checked = Checked(path, precision, exported.header.exact, size, least, length, agreement)
+    if checked.failure is None and measure is not None:
+        before, after = measure(predictor), measure(exported)
+        checked = replace(checked, mean_iu=(before, after) if before is not None and after is not None else None)
+    if checked.failure is not None:
+        cure = (
+            "choose another format" if precision == "fp32" else "give more images by --calibration, or export in fp32"
+        )
+        raise RunError(f"{shown(path)}: not written, since {checked.failure}; {cure}")
+    for part in reversed(parts):  # the weights before the file that names them
+        move_into_place(part, path.with_suffix(part.suffix))
+    return checked
+
+
+def refuse(path: Path, int8: bool) -> None:
+    """Refuse, before any work, a path that no file can be exported to, and one whose tools are not installed."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{shown(path)}: its suffix says no format; give one of: {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise UsageError(f"{shown(path)}: it is a folder; give a file such as {shown(path / 'm.onnx')}")
+    if int8 and path.suffix == ".pt2":
+        raise UsageError(f"{shown(path)}: a .pt2 is written in fp32 alone; give .onnx or .xml for --int8")
+    if path.suffix != ".pt2":
+        from fullconv.backends import onnx, openvino
+        from fullconv.export import int8 as quantize
+
+        onnx.present("onnx", "onnxscript", *(["onnxruntime"] if path.suffix == ".onnx" else []))
+        if path.suffix == ".xml":
+            openvino.present()
+        if path.suffix == ".xml" and int8:
+            quantize.present_nncf()
+
+
+def _fcn(predictor: Predictor) -> FCN:
+    if not isinstance(predictor.net, FCN):
+        raise UsageError(f"export: {type(predictor.net).__name__} is no FCN; give the checkpoint of one")
+    return predictor.net
+
+
+__all__ = ["Agreement", "Checked", "card_of", "export", "keep", "write"]

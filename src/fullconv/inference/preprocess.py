@@ -1,0 +1,55 @@
+"""What a net is fed with: the image in a file as it wants it, checked, and brought into its numbers. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.config import InputConvention
+from fullconv.data.dataset import Image
+from fullconv.errors import UsageError, shown
+from fullconv.io import image as images
+from fullconv.io.multispectral import read_bands
+
+
+def read_input(path: str | Path, convention: InputConvention) -> Image:
+    """The image in a file as a net takes it: a photograph, or bands as they are stored."""
+    if not convention.bands:
+        return images.read_image(path)
+    found, channels = read_bands(path), len(convention.mean)
+    if found.shape[2] != channels:
+        raise UsageError(f"{shown(path)}: {found.shape[2]} bands, and this net takes {channels}; give such images")
+    return found
+
+
+def check_input(image: Image, convention: InputConvention) -> None:
+    """Refuse an image that a net does not take."""
+    channels = len(convention.mean)
+    photographs = channels == 3 and not convention.bands
+    kinds = (np.uint8,) if photographs else (np.uint8, np.float32)
+    if image.ndim != 3 or 0 in image.shape or image.shape[2] not in (3, channels) or image.dtype not in kinds:
+        wanted = "(H, W, 3) uint8 RGB, or a path" if photographs else f"(H, W, {channels}) uint8 or float32"
+        raise UsageError(f"image of shape {image.shape} and type {image.dtype}: give {wanted}")
+    if image.shape[2] != channels:
+        what, name = ("depth", "nyudv2-color-d") if channels == 4 else ("HHA", "nyudv2-color-hha")
+        raise UsageError(
+            f"this net takes {channels} channels (colour and {what}), an image has 3; give a data set with them "
+            f"({name}:DIR), or an array"
+        )
+
+
+def to_input(image: Image, convention: InputConvention) -> NDArray[np.float32]:
+    """(H, W, C) uint8 or float32 to (1, C, H, W) float32: `fullconv.inference.tensor_input.to_input` without torch, to the bit.
+
+    >>> red = np.array([[[255, 0, 0]]], np.uint8)
+    >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).ravel().tolist()
+    [-1.0, -2.0, 252.0]
+    """
+    order = range(image.shape[2]) if convention.order == "rgb" else [2, 1, 0, *range(3, image.shape[2])]
+    x = np.empty((1, image.shape[2], *image.shape[:2]), np.float32)
+    for channel, source in enumerate(order):
+        np.subtract(image[:, :, source], np.float32(convention.mean[channel]), out=x[0, channel])
+        x[0, channel] /= np.float32(convention.std[channel])
+    return np.nan_to_num(x, copy=False, nan=0.0, posinf=0.0, neginf=0.0) if image.dtype.kind == "f" else x

@@ -1,0 +1,1 @@
+"""Files from the web: fetched once, verified, unpacked safely."""

@@ -1,0 +1,300 @@
+"""Reading and writing pictures: the one place where the bytes of images and masks are decoded and encoded.
+
+Whatever bytes a file holds, the outcome is either its pixels or one `UsageError` that names it. Three rules are kept
+everywhere: the format is told from the first bytes and only the decoders of `fullconv.io.formats` are ever called;
+the size in the header is checked before memory is taken; and a file that is cut short is refused, never half read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from fullconv.errors import RunError, UsageError, shown
+from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file, open_image
+from fullconv.io.formats import HEAD_BYTES, IMAGE_FORMATS, sniff
+from fullconv.labels import LabelSpace
+
+_EXACT = ("PNG", "BMP", "TIFF", "GIF")  # the formats that keep label values as they were
+
+BAND = 1 << 22
+"""Pixels that are converted at a time."""
+
+_ORIENTATION = 0x0112  # the EXIF tag; its eight values say how the stored rows and columns are to be shown
+_UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """The image in a file as (H, W, 3) uint8 RGB, upright (EXIF orientation applied), in memory of its own.
+
+    Gray is replicated, palettes and CMYK are converted, 16 bits become 8 by division by 257 (65535 -> 255), and what is
+    transparent is laid on white. Raises `UsageError` naming the file when it is missing, no image, damaged, cut
+    short, animated, of several pages, of floats, or has more than `max_pixels` pixels.
+    """
+    with open_file(path) as stream:
+        return decode_image(stream, shown(path), max_pixels)
+
+
+def decode_image(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """`read_image` for bytes that are no file of their own; `name` stands in the messages.
+
+    >>> decode_image(BytesIO(b"P5 2 1 255 " + bytes([7, 250])), "two pixels")[:, :, 0].tolist()
+    [[7, 250]]
+    """
+    with one_line(name):
+        file = open_image(stream, name, max_pixels, IMAGE_FORMATS)
+        file.load()
+        turn = _turn(file)
+        pixels = _rgb_by_bands(file, name)
+        file.close()  # the decoder's copy of a large photo goes before the turned one comes
+        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """What a mask file holds, as stored.
+
+    values: (H, W) integers, or (H, W, 3) uint8 when it is a colour picture.
+    palette: the colours of a palette image as bytes R, G, B, R, ... in the order of its indices; None where there is
+        none.
+    """
+
+    values: NDArray[np.integer]
+    palette: bytes | None = None
+
+
+def read_label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.integer]:
+    """The numbers in a mask file: (H, W) integers exactly as stored, or (H, W, 3) uint8 when it is a colour picture.
+
+    PNG, BMP, TIFF and GIF; a palette image gives its indices, never its colours; 1, 2, 4, 8, 16 and 32 bits are read
+    exactly and an alpha channel is left aside. ``.npy`` arrays of whole numbers are read too, without pickle. Raises
+    `UsageError` naming the file, also for JPEG and WebP, which change values, and for numbers with fractions or NaN.
+    """
+    return read_label(path, max_pixels).values
+
+
+def read_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> LabelFile:
+    """`read_label_values` together with the palette of the file."""
+    name = shown(path)
+    if Path(path).suffix.lower() == ".npy":
+        return LabelFile(_npy(path, name, max_pixels))
+    with open_file(path) as stream, one_line(name):
+        file = open_image(stream, name, max_pixels, _EXACT)
+        arguments = file.tile[0][3] if file.tile else ()
+        packing = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+        file.load()
+        palette = bytes(file.getpalette() or ()) if file.mode == "P" else None
+        return LabelFile(_label_values(file, packing, name), palette)
+
+
+def write_label(path: str | Path, prediction: NDArray[np.integer], labels: LabelSpace) -> None:
+    """Write (H, W) class indices as PNG: 8 bits with the palette of `labels`, or 16-bit gray for more than 256 classes.
+
+    The file appears whole or not at all. Raises `UsageError` when a value does not fit, `RunError` when it cannot be
+    written.
+    """
+    array = np.asarray(prediction)
+    most = 255 if len(labels) <= 256 else 65535
+    if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.integer):
+        raise UsageError(
+            f"{shown(path)}: a label must be (H, W) integers, not {array.shape} {array.dtype}; give class indices"
+        )
+    if array.min() < 0 or array.max() > most:
+        raise UsageError(
+            f"{shown(path)}: values from {array.min()} to {array.max()} do not fit 0 to {most}; give class indices"
+        )
+    picture = Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8 if most == 255 else np.uint16))
+    if most == 255:
+        picture.putpalette(labels.flat_palette())
+    _write(Path(path), picture, format="PNG")
+
+
+def write_overlay(
+    path: str | Path, image: NDArray[np.uint8], prediction: NDArray[np.integer], labels: LabelSpace, alpha: float = 0.5
+) -> None:
+    """Write `overlay` as JPEG of quality 90. Raises `RunError` when it cannot be written."""
+    _write(Path(path), Image.fromarray(overlay(image, prediction, labels, alpha)), format="JPEG", quality=90)
+
+
+def write_gray(path: str | Path, values: NDArray[np.floating]) -> None:
+    """Write (H, W) numbers from 0 to 1 as 8-bit gray PNG, 255 for 1. Raises `RunError` when it cannot be written."""
+    _write(Path(path), Image.fromarray(np.rint(values * 255).astype(np.uint8)), format="PNG")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG or JPEG is there to its last bytes."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-12, os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return False
+    return end[4:8] == b"IEND" or end.endswith(b"\xff\xd9")
+
+
+def overlay(
+    image: NDArray[np.uint8], prediction: NDArray[np.integer], labels: LabelSpace, alpha: float = 0.5
+) -> NDArray[np.uint8]:
+    """The image (H, W, 3) with the colours of the prediction (H, W) over it, `alpha` 0 to 1: image only to colours
+    only.
+
+    Void, and class 0 where it is called "background", are not drawn.
+
+    >>> grey = np.full((1, 2, 3), 100, np.uint8)
+    >>> overlay(grey, np.array([[0, 1]]), LabelSpace.of(["background", "cell"]), alpha=0.5).tolist()
+    [[[100, 100, 100], [114, 50, 50]]]
+    """
+    if image.shape != (*prediction.shape, 3):
+        raise UsageError(f"overlay: image {image.shape} and prediction {prediction.shape} differ; give equal sizes")
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"overlay: alpha {alpha}; give a number from 0 to 1")
+    weight = round(alpha * 256)
+    first = 1 if labels.names[0] == "background" else 0
+    palette = np.array(labels.palette, dtype=np.uint16)
+    out = image.copy()
+    for top in range(0, len(image), 256):  # in bands: a large photo needs no second copy of itself in wider numbers
+        band, values = out[top : top + 256], prediction[top : top + 256]
+        drawn = (values >= first) & (values < len(labels)) & (values != labels.ignore_index)
+        band[drawn] = (band[drawn] * np.uint16(256 - weight) + palette[values[drawn]] * np.uint16(weight) + 128) >> 8
+    return out
+
+
+# -- decoding ----------------------------------------------------------------------------------------------------------
+
+
+def _rgb_by_bands(file: ImageFile, name: str) -> NDArray[np.uint8]:
+    """`_rgb`, of a large image in bands of rows: Pillow holds 4 bytes of each pixel, and copies on the way."""
+    width, height = file.size
+    if width * height <= BAND:
+        return _rgb(file, file.format, name)
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        pixels[top:bottom] = _rgb(file.crop((0, top, width, bottom)), file.format, name)
+    return pixels
+
+
+def _rgb(file: Image.Image, kind: str | None, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 from every mode that Pillow gives for the formats that are read, of which `kind` is one."""
+    sixteen = file.mode.startswith("I;16") or (file.mode == "I" and kind in ("PPM", "PNG"))
+    if sixteen:
+        wide = np.asarray(file).astype(np.uint32)
+        gray = ((wide + 128) // 257).astype(np.uint8)  # Pillow's own conversion clips at 255 instead
+        clear = file.info.get("transparency")
+        if isinstance(clear, int):
+            gray[wide == clear] = 255
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    if file.mode == "RGB" and not file.has_transparency_data:
+        return np.array(file)
+    if file.mode in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
+        if not file.has_transparency_data:
+            return np.array(file.convert("RGB"))
+        front = file.convert("RGBA")
+        back = Image.new("RGBA", front.size, (255, 255, 255, 255))  # white: what a page shows behind a cut-out
+        return np.array(Image.alpha_composite(back, front).convert("RGB"))
+    what = {"F": "floating-point numbers", "I": "32-bit integers"}.get(file.mode, f"the colour model {file.mode}")
+    raise UsageError(
+        f"{name}: {what} in place of 8- or 16-bit colours; save it as an 8-bit image with the range that you want"
+    )
+
+
+def _turn(file: ImageFile) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """What brings the stored rows and columns upright, if anything has to."""
+    try:
+        return _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF says nothing about the orientation, and the pixels are whole
+        return None
+
+
+def _label_values(file: ImageFile, packing: str, name: str) -> NDArray[np.integer]:
+    mode = file.mode
+    if ";16" in packing and mode in ("LA", "RGB", "RGBA"):
+        raise UsageError(
+            f"{name}: 16 bits in each of several channels; save the mask as 8-bit palette or 16-bit gray PNG"
+        )
+    if mode in ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "RGBa"):
+        return np.array(file)[:, :, :3] if mode in ("RGB", "RGBA", "RGBX") else np.array(file.convert("RGB"))
+    array = np.array(file)
+    if mode in ("LA", "PA"):
+        return array[:, :, 0].copy()
+    if mode == "1":
+        return array.astype(np.uint8)
+    if mode == "F":
+        return _whole_numbers(array, name)
+    if mode == "L":  # gray of 2 and 4 bits comes stretched to 0..255; the values are wanted
+        step = {"L;2": 85, "L;4": 17}.get(packing[:3], 1)
+        return array // np.uint8(step)
+    if mode == "P" or mode.startswith("I"):
+        return array.astype(array.dtype.newbyteorder("="))
+    raise UsageError(f"{name}: a mask of the colour model {mode}; save it as 8-bit palette or 16-bit gray PNG")
+
+
+def _npy(path: str | Path, name: str, max_pixels: int) -> NDArray[np.integer]:
+    """An array of whole numbers; mapped first, so that a header that promises more than there is takes no memory."""
+    with open_file(path) as stream:
+        _, what, _ = sniff(stream.read(HEAD_BYTES))
+    if what != "a NumPy array":
+        raise UsageError(f"{name}: {what}, not a NumPy array; save the mask with numpy.save or as PNG")
+    with one_line(name, "NumPy array"):
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        colour = mapped.ndim == 3 and mapped.shape[2] == 3 and mapped.dtype == np.uint8
+        if not colour and mapped.ndim != 2:
+            raise UsageError(f"{name}: an array of shape {mapped.shape}; a mask is (height, width)")
+        check_size(mapped.shape[0], mapped.shape[1], name, max_pixels)
+        array = np.array(mapped)
+        if array.dtype == np.bool_:
+            return array.astype(np.uint8)
+        if np.issubdtype(array.dtype, np.floating):
+            return _whole_numbers(array, name)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise UsageError(f"{name}: an array of {array.dtype}; a mask holds whole numbers")
+        return array.astype(array.dtype.newbyteorder("="))
+
+
+def _whole_numbers(array: NDArray[np.floating], name: str) -> NDArray[np.int64]:
+    wrong = ~((np.abs(array) < 2**53) & (array == np.rint(array)))  # NaN and the infinities are wrong too
+    if wrong.any():
+        y, x = np.argwhere(wrong)[0]
+        raise UsageError(f"{name}: {array[y, x]} at x={x} y={y} is no whole number; a mask holds class indices")
+    return array.astype(np.int64)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, picture: Image.Image, **options: Any) -> None:
+    """Encode in memory, write under a short name beside the target, rename: readers see the old file or the new one."""
+    temporary = path.parent / f".fullconv-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        buffer = BytesIO()
+        picture.save(buffer, **options)
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"{shown(path)}: cannot be written ({reason}); check the folder, its permissions and the space left"
+        ) from error
+    finally:
+        with suppress(OSError):  # it is there only when something failed
+            temporary.unlink()

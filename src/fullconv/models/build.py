@@ -1,0 +1,140 @@
+"""Networks: `build` makes the FCN that a `ModelConfig` describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx, nn
+
+from fullconv.config import ModelConfig
+from fullconv.errors import UsageError
+from fullconv.models.backbones.registry import backbone
+from fullconv.models.convolutionalize import Conversion, convolutionalize, decapitate
+from fullconv.models.fcn import FCN
+from fullconv.models.trace import Trace, node_names, walk
+from fullconv.models.variants import (
+    dilate_last_pool,
+    enlarge_last_pool,
+    first_convolution,
+    take_channels,
+)
+
+PAPER_PADDING = 100
+"""The padding of the first convolution in every released net (section 4.1 of the authors' code)."""
+
+
+def build_classifier(config: ModelConfig, classes: int) -> nn.Module:
+    """The classifier that the backbone of `config` is, with its last layer for so many classes."""
+    chosen = backbone(config.backbone)
+    options: dict[str, Any] = {"num_classes": classes, "width": config.width}
+    if config.native_size is not None:
+        if not chosen.resizable:
+            raise UsageError(f"native_size: {config.backbone} takes crops of any size; leave native_size out")
+        options["native_size"] = config.native_size
+    classifier = chosen.make(**options)
+    if config.dropout is not None:
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = config.dropout
+    return classifier
+
+
+def native_size(config: ModelConfig) -> int:
+    """The side of the crop that the classifier takes."""
+    return config.native_size or backbone(config.backbone).native_size
+
+
+def build(config: ModelConfig) -> FCN:
+    """The FCN of a configuration, with random weights below the scores and zero scores.
+
+    Raises `UsageError` for an unknown backbone or a stride that it has no feature at.
+
+    >>> net = build(ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 32))
+    >>> import torch
+    >>> net(torch.zeros(1, 3, 41, 1)).shape
+    torch.Size([1, 3, 41, 1])
+    """
+    dense, conversion = convolutionalize(build_classifier(config, classes=1), native_size(config))
+    return from_classifier(dense, conversion, config, backbone(config.backbone).stages)
+
+
+def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: ModelConfig, stages: str) -> FCN:
+    """The FCN on a convolutionalized classifier; `stages` is a pattern for the names of the modules whose outputs
+    may be skips.
+    """
+    trunk = decapitate(dense, conversion)
+    take_channels(trunk, config.channels)
+    if config.last_pool == "enlarged":
+        enlarge_last_pool(trunk, conversion)
+    apply_padding(trunk, conversion, config.padding)
+    if config.last_pool == "dilated":
+        trunk = dilate_last_pool(trunk, config.channels)
+    trace = walk(trunk, config.channels)
+    features = choose_features(trunk, trace, config.stride, stages, config.backbone)
+    if config.levels == "finest":
+        features = features[-1:]
+    give_features(trunk, features)
+    return FCN(trunk, walk(trunk, config.channels), features, config)
+
+
+def apply_padding(trunk: fx.GraphModule, conversion: Conversion, policy: str) -> None:
+    """Sets the padding of the policy.
+
+    ``paper``: 100 on the first convolution, none on fc6. ``tight``: every convolution as in the classifier, and fc6
+    padded like any other convolution so that its output covers the image; what little is then missing at the border
+    is the net's margin.
+    """
+    if policy == "paper":
+        first_convolution(trunk)[1].padding = (PAPER_PADDING, PAPER_PADDING)
+        return
+    for name in conversion.converted:
+        if name in dict(trunk.named_modules()):
+            layer = trunk.get_submodule(name)
+            assert isinstance(layer, nn.Conv2d)
+            layer.padding = tuple((kernel - 1) // 2 for kernel in layer.kernel_size)
+
+
+def stage_outputs(graph_module: fx.GraphModule, pattern: str) -> dict[str, str]:
+    """The feature in which each module that matches `pattern` ends, by the module's name."""
+    names = node_names(graph_module.graph)
+    ends: dict[str, str] = {}
+    for node in graph_module.graph.nodes:
+        for module in node.meta.get("nn_module_stack", {}):
+            if re.fullmatch(pattern, module):
+                ends[module] = names[node]  # the last node of a module is its output
+    return ends
+
+
+def choose_features(graph_module: fx.GraphModule, trace: Trace, stride: int, stages: str, name: str) -> list[str]:
+    """The features to score, coarsest first: the trunk's output, and the last stage of each finer stride down to
+    `stride`.
+    """
+    coarsest = trace.last
+    by_stride = {int(coarsest.axis.stride): coarsest.name}
+    for feature in stage_outputs(graph_module, stages).values():
+        at = int(trace[feature].axis.stride)
+        if at < coarsest.axis.stride:
+            by_stride[at] = feature
+    if stride not in by_stride:
+        have = ", ".join(str(s) for s in sorted(by_stride, reverse=True) if s > 1)
+        raise UsageError(f"stride {stride}: {name} has no feature at that stride; One of: {have}")
+    return [by_stride[at] for at in sorted(by_stride, reverse=True) if at >= stride]
+
+
+def give_features(graph_module: fx.GraphModule, features: Sequence[str]) -> None:
+    """Makes the graph give the named features as a tuple, and takes out what none of them needs."""
+    names = node_names(graph_module.graph)
+    nodes = {name: node for node, name in names.items()}
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    output.args = (tuple(nodes[feature] for feature in features),)
+    for node in reversed(list(graph_module.graph.nodes)):
+        if node.op not in ("output", "placeholder") and not node.users:
+            graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+__all__ = ["FCN", "build", "build_classifier", "convolutionalize", "walk"]

@@ -1,0 +1,269 @@
+"""The same net without the work on the ring (`fullconv.optimize.constant_padding`): equal scores, a third fewer operations with the
+paper's padding.
+
+Away from the image every feature is one constant vector c, the feature of an endless empty image. Written as what it is
+above c, a feature is zero there; so padding with zeros is an endless ring, and only the cells that see the image are
+computed. A convolution of such features needs no bias, and a ReLU becomes max(x + min(c', 0), -max(c', 0)), where c' is
+the constant before it. Where image and border of the canvas come together (in VGG16 after pool4), the canvas is
+completed: its border depends on the size of the image and on nothing else in it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fullconv.models.fcn import FCN
+from fullconv.models.trace import Trace, node_names
+from fullconv.optimize.constant_padding import Plan, extents_of, kind_of, needed, own_padding, plan_for
+
+RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
+
+
+def without_ring(net: FCN, height: int, width: int) -> FCN:
+    """The net for images of height x width alone that gives the same features and scores, and computes no ring.
+
+    Weights are shared. The net itself comes back where nothing is to be gained: with tight padding, and where a layer
+    near the image has no such form. Call it in evaluation mode; for other sizes its scores are wrong.
+
+    >>> from fullconv.config import ModelConfig
+    >>> from fullconv.models.build import build
+    >>> net = build(ModelConfig("vgg11", stride=8, width=1 / 64, padding="paper")).eval()
+    >>> image = torch.rand(1, 3, 90, 64)
+    >>> torch.allclose(net(image), without_ring(net, 90, 64)(image), atol=1e-6)
+    True
+    """
+    sides = tuple(pixels + sum(net.margin.of(pixels)) for pixels in (height, width))
+    trunks: dict[str, nn.Module] = {}
+    for stream in net.streams:
+        trunk = net.get_submodule(f"backbone{stream}")
+        assert isinstance(trunk, fx.GraphModule)
+        plan = plan_for(trunk, net.trace, (sides[0], sides[1]))
+        if plan is None:
+            return net
+        trunks[f"backbone{stream}"] = rewritten(trunk, net.trace, plan)
+    found = copy.copy(net)
+    found._modules = {**net._modules, **trunks}
+    return found
+
+
+def rewritten(trunk: fx.GraphModule, trace: Trace, plan: Plan) -> fx.GraphModule:
+    """The trunk by the plan: the same features, on the same canvases."""
+    names, layers = node_names(trunk.graph), dict(trunk.named_modules())
+    graph, parts = fx.Graph(), dict[str, Any]()
+    above: dict[str, fx.Node] = {}  # what features are above their constants, where they may see the image
+    whole: dict[fx.Node, fx.Node] = {}  # features on their canvases
+    seams = _seams(trunk, names, plan)
+    canvases = dict(zip(seams, _canvases(trunk, trace, plan, seams), strict=True))
+
+    def completed(node: fx.Node) -> fx.Node:
+        """A feature on its canvas."""
+        name = names[node]
+        if node not in whole:
+            rows, columns = plan.extents[name]
+            pads = (columns.begin, columns.cells - columns.end, rows.begin, rows.cells - rows.end)
+            parts[f"canvas_{len(parts)}"] = canvases[name]
+            canvas = graph.get_attr(f"canvas_{len(parts) - 1}")
+            whole[node] = graph.call_function(torch.add, (graph.call_function(F.pad, (above[name], pads)), canvas))
+        return whole[node]
+
+    for node in trunk.graph.nodes:
+        name = names[node]
+        if node.op == "placeholder":
+            whole[node] = above[name] = graph.placeholder(name)
+            (top, bottom), (left, right) = ((-e.begin, e.end - e.cells) for e in plan.extents[name])
+            if any((top, bottom, left, right)):
+                above[name] = graph.call_function(F.pad, (whole[node], (left, right, top, bottom)))
+        elif node.op == "output":
+            graph.output(fx.map_arg(node.args[0], completed))
+        elif name not in plan.ring:
+            whole[node] = graph.node_copy(node, completed)
+            if node.op in ("call_module", "get_attr"):
+                parts[str(node.target)] = attrgetter(str(node.target))(trunk)
+        elif not _waits(node, names, layers, plan):
+            above[name] = _Above(graph, parts, trace, plan, names, layers, above).write(node)
+    made = fx.GraphModule(parts, graph)
+    return made.eval()
+
+
+def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: Plan) -> list[str]:
+    """The features of the ring that others need on their canvases."""
+    seams = []
+    for node in trunk.graph.nodes:
+        if node.op == "output" or names[node] not in plan.ring:
+            seams += [names[source] for source in node.all_input_nodes if source.op != "placeholder"]
+    return [name for name in dict.fromkeys(seams) if name in plan.ring]
+
+
+def _waits(node: fx.Node, names: Mapping[fx.Node, str], layers: Mapping[str, nn.Module], plan: Plan) -> bool:
+    """Whether a convolution is written together with the ReLU behind it."""
+    users = list(node.users)
+    return (
+        kind_of(node, layers) == "convolution"
+        and len(users) == 1
+        and _is_relu(users[0], layers)
+        and names[users[0]] in plan.ring
+    )
+
+
+def _is_relu(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return type(layers[str(node.target)]) is nn.ReLU
+    return node.target in RELUS
+
+
+def _canvases(trunk: fx.GraphModule, trace: Trace, plan: Plan, seams: Sequence[str]) -> list[Tensor]:
+    """What features of an image of zeros are on their canvases: the ring and its border, (1, C, rows, columns).
+
+    They are computed from an image that is shorter by whole periods, since the ring between can be made longer.
+    """
+    names = node_names(trunk.graph)
+    nodes, layers = {name: node for node, name in names.items()}, dict(trunk.named_modules())
+    inputs = next(iter(trace.features))
+    period = int(max(feature.axis.stride for feature in trace))
+    small = []
+    for axis, extent in enumerate(plan.extents[inputs]):
+        for pixels in range((extent.cells - 1) % period + 1, extent.cells + 1, period):
+            sizes = trace.sizes(pixels, axis)
+            wide = plan.extents
+            if min(sizes.values()) > 0 and all(
+                sizes[name] - wide[name][axis].front - wide[name][axis].back >= 1 for name in seams
+            ):
+                break
+        small.append(pixels)
+    extents = extents_of(trace, (small[0], small[1]), (0, 0, 0, 0), plan.constants, nodes, layers)
+    weight = next(trunk.parameters())
+    empty = weight.new_zeros(1, trace[inputs].channels or 3, *small)
+    kept = _Keeping(trunk, {nodes[name] for name in seams})
+    with torch.no_grad():
+        kept.run(empty)
+    found = []
+    for name in seams:
+        rows, columns = (
+            torch.tensor(less.indices(wide), device=weight.device)
+            for less, wide in zip(extents[name], plan.extents[name], strict=True)
+        )
+        found.append(kept.kept[nodes[name]].index_select(2, rows).index_select(3, columns))
+    return found
+
+
+class _Keeping(fx.Interpreter):
+    """Runs a graph and keeps what some nodes gave."""
+
+    def __init__(self, module: fx.GraphModule, wanted: set[fx.Node]) -> None:
+        super().__init__(module)
+        self.wanted, self.kept = wanted, dict[fx.Node, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Keep a copy: layers behind may work in place."""
+        found = super().run_node(n)
+        if n in self.wanted:
+            self.kept[n] = found.clone()
+        return found
+
+
+@dataclass(frozen=True)
+class _Above:
+    """Writes nodes of features that are taken above their constants."""
+
+    graph: fx.Graph
+    parts: dict[str, Any]
+    trace: Trace
+    plan: Plan
+    names: Mapping[fx.Node, str]
+    layers: Mapping[str, nn.Module]
+    written: Mapping[str, fx.Node]
+
+    def write(self, node: fx.Node) -> fx.Node:
+        """The node that computes it."""
+        kind, source = kind_of(node, self.layers), node.all_input_nodes[0]
+        if kind == "convolution":
+            return self.convolution(node, None)
+        if _is_relu(node, self.layers):
+            if _waits(source, self.names, self.layers, self.plan):
+                before = self.plan.constants[self.names[source]]
+                return self.floor(self.convolution(source, before.clamp(max=0).flatten()), before, own=True)
+            before = self.plan.constants[self.names[source]]
+            shifted = self.add(self.written[self.names[source]], before.clamp(max=0))
+            return self.floor(shifted, before)
+        if kind in ("max", "average"):
+            layer = self.layers[str(node.target)]
+            assert isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)
+            pool: nn.Module
+            if isinstance(layer, nn.MaxPool2d):
+                pool = nn.MaxPool2d(layer.kernel_size, layer.stride, dilation=layer.dilation)
+            else:
+                pool = nn.AvgPool2d(layer.kernel_size, layer.stride)
+            return self.layer(node, pool, self.padded(node, source))
+        if kind in ("sum", "concatenation"):
+            parts = {other: self.aligned(node, other) for other in node.all_input_nodes}
+            return self.graph.node_copy(node, lambda other: parts[other])
+        constant = self.plan.constants[self.names[node]]
+        given = self.add(self.written[self.names[source]], self.plan.constants[self.names[source]])
+        if node.op == "call_module":
+            self.parts[str(node.target)] = self.layers[str(node.target)]
+        return self.add(self.graph.node_copy(node, lambda _: given), -constant)
+
+    def convolution(self, node: fx.Node, bias: Tensor | None) -> fx.Node:
+        """The layer with this bias in place of its own, padded as is needed."""
+        layer, source = self.layers[str(node.target)], node.all_input_nodes[0]
+        assert isinstance(layer, nn.Conv2d)
+        rows, columns = self.needed(node, source)
+        own = own_padding(rows, columns, layer)
+        with torch.device("meta"):
+            made = nn.Conv2d(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,  # type: ignore[arg-type]
+                (rows[0], columns[0]) if own else 0, layer.dilation, layer.groups, bias=bias is not None,  # type: ignore[arg-type]
+            )  # fmt: skip
+        made.weight = layer.weight
+        if bias is not None:
+            made.bias = nn.Parameter(bias, requires_grad=False)
+        given = self.written[self.names[source]] if own else self.padded(node, source)
+        return self.layer(node, made, given)
+
+    def layer(self, node: fx.Node, made: nn.Module, given: fx.Node) -> fx.Node:
+        self.parts[str(node.target)] = made
+        return self.graph.call_module(str(node.target), (given,))
+
+    def floor(self, value: fx.Node, before: Tensor, own: bool = False) -> fx.Node:
+        """Not below the negative of the constant, a plain ReLU where that is 0. own: nobody else reads the value."""
+        least = -before.clamp(min=0)
+        if not least.any():
+            return self.graph.call_function(F.relu, (value,), {"inplace": own})
+        if own:
+            return self.graph.call_method("clamp_", (value,), {"min": self.attribute(least)})
+        return self.graph.call_function(torch.maximum, (value, self.attribute(least)))
+
+    def add(self, value: fx.Node, constant: Tensor) -> fx.Node:
+        return self.graph.call_function(torch.add, (value, self.attribute(constant))) if constant.any() else value
+
+    def attribute(self, tensor: Tensor) -> fx.Node:
+        name = f"constant_{len(self.parts)}"
+        self.parts[name] = tensor
+        return self.graph.get_attr(name)
+
+    def needed(self, node: fx.Node, source: fx.Node) -> tuple[tuple[int, int], tuple[int, int]]:
+        name = self.names[node]
+        return needed(self.plan.extents[self.names[source]], self.plan.extents[name], self.trace.windows[name])
+
+    def padded(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """The source with the ring cells that a layer needs around it."""
+        return self.pad(source, self.needed(node, source))
+
+    def aligned(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """The source with ring cells around it, or without some of its own, so that it has those of the node."""
+        has, wanted = self.plan.extents[self.names[source]], self.plan.extents[self.names[node]]
+        return self.pad(source, [(h.begin - w.begin, w.end - h.end) for h, w in zip(has, wanted, strict=True)])
+
+    def pad(self, source: fx.Node, cells: Sequence[tuple[int, int]]) -> fx.Node:
+        value, (rows, columns) = self.written[self.names[source]], cells
+        if not any((*rows, *columns)):
+            return value
+        return self.graph.call_function(F.pad, (value, (*columns, *rows)))

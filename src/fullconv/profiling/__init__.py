@@ -1,0 +1,1 @@
+"""Cost of a network and memory of the process."""

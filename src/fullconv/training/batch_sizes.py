@@ -1,0 +1,91 @@
+"""The sizes of the batches to come, from the headers of some of the files where that is enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fullconv.config import Size, TrainConfig
+from fullconv.data.dataset import Dataset
+from fullconv.errors import UsageError
+from fullconv.io.decoding import one_line, open_file, open_image
+from fullconv.io.formats import IMAGE_FORMATS
+from fullconv.training.dry_run import Shape
+
+LOOKED_AT = 32
+"""Images whose sizes are looked at, at most."""
+
+GROUPS = 101
+"""Batches that are put together of them to find the one in the middle."""
+
+_ORIENTATION, _TURNED = 0x0112, range(5, 9)  # the EXIF tag, and its values of pictures that lie on their side
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The largest batch that is to be expected, and the one in the middle. certain: whether all batches are so; else it
+    is a sample that was looked at.
+    """
+
+    largest: Shape
+    middle: Shape
+    certain: bool
+
+
+def shapes(dataset: Dataset, config: TrainConfig) -> Shapes:
+    """The shapes of the batches of a run. With ``crop`` they are known; without it the images keep their sizes, of
+    which up to `LOOKED_AT` are looked at, and a batch is as large as its largest image on each axis.
+    """
+    if config.crop is not None:
+        one = config.drawn, *config.crop
+        return Shapes(one, one, True)
+    rng = np.random.default_rng(config.seed)
+    chosen = rng.permutation(len(dataset))[:LOOKED_AT]
+    sizes = np.array(sizes_of(dataset, [int(index) for index in chosen]))
+    groups = sizes[rng.integers(0, len(sizes), (GROUPS, config.drawn))].max(1)
+    middle = groups[np.argsort(groups.prod(1), kind="stable")[GROUPS // 2]]
+    largest = sizes[sizes.prod(1).argmax()] if config.drawn == 1 else sizes.max(0)
+    scale = config.scale or 1
+    return Shapes(
+        (config.drawn, math.ceil(largest[0] * scale), math.ceil(largest[1] * scale)),
+        (config.drawn, int(middle[0]), int(middle[1])),
+        len(sizes) == len(dataset) and scale == 1 and len({tuple(size) for size in sizes.tolist()}) == 1,
+    )
+
+
+def sizes_of(dataset: Dataset, indices: list[int]) -> list[Size]:
+    """Rows and columns of images of a data set. Its files' headers say them, where the first image has the size that
+    its header says; else each image is decoded.
+    """
+
+    def decoded(index: int) -> Size:
+        height, width = dataset[index].image.shape[:2]
+        return height, width
+
+    files: Any = getattr(dataset, "pairs", ())
+    found: list[Size] = []
+    for index in indices:
+        path = files[index][1] if len(files) == len(dataset) else None
+        try:
+            size = None if path is None else size_of_file(path)
+        except UsageError:  # whoever reads it says what is wrong; some of the published sets are no image files
+            size = None
+        if size is None or (not found and size != decoded(index)):
+            files = ()
+            size = decoded(index)
+        found.append(size)
+    return found
+
+
+def size_of_file(path: Any) -> Size:
+    """Rows and columns of the image in a file, as it is shown (EXIF orientation applied), from its header.
+
+    Raises `UsageError` naming the file when it is no image.
+    """
+    with open_file(path) as stream, one_line(str(path)):
+        file = open_image(stream, str(path), 1 << 62, IMAGE_FORMATS)
+        turned = file.getexif().get(_ORIENTATION, 1) in _TURNED
+        return (file.width, file.height) if turned else (file.height, file.width)
