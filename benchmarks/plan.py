@@ -137,7 +137,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", name, "--only", what, *(["--busy"] if args.busy else [])]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found = json.loads(said.stdout)
-            words = process_memory.readable if what == "memory" else "{:.2f} s".format
+            words = process_memory.format_bytes if what == "memory" else "{:.2f} s".format
             print(f"{name}: {what} planned {words(found['planned'])}, was {words(found['real'])} "
                   f"({found['off']:+.0%}); planned in {found['planning']:.1f} s", flush=True)  # fmt: skip
             keep(name, what, found, args.busy)

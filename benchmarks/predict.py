@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.bench.machine import machine
-from fullconv.cli.loading import Asked, load_model
+from fullconv.cli.loading import PredictRequest, load_model
 from fullconv.io.image import write_label, write_overlay
 
 RESULT = Path(__file__).parent / "results" / "predict.json"
@@ -37,7 +37,7 @@ WAYS = {
 
 def one_by_one(model: Path, images: list[Path]) -> float:
     """Images a second of a loop that does one thing at a time: what ``--overlay`` does, with nothing overlapped."""
-    predictor = load_model(Asked(model))
+    predictor = load_model(PredictRequest(model))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         for path in images:
@@ -71,7 +71,7 @@ def main() -> None:
 
         torch.set_num_threads(1)
     images = sorted(path for path in args.images.iterdir() if path.is_file())[: args.number]
-    header = load_model(Asked(args.model)).header  # type: ignore[attr-defined]
+    header = load_model(PredictRequest(args.model)).header  # type: ignore[attr-defined]
     ways: list[dict[str, Any]] = [
         {"way": "one by one, --overlay", "images/s": round(one_by_one(args.model, images), 3)}
     ]

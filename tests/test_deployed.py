@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fullconv.config import CONVENTIONS, InputConvention
 from fullconv.errors import UsageError
 from fullconv.export.export import card_of
-from fullconv.inference.exported import Exported, load_exported
+from fullconv.inference.exported import ExportedPredictor, load_exported
 from fullconv.inference.preprocess import to_input
 from fullconv.inference.tensor_input import to_input as with_torch
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_loaded(file, name, precision, said):
 
 @pytest.mark.parametrize("outputs", [{}, {"coarse": np.zeros((1, 4, 9, 9))}, {"logits": np.zeros((3, 9))}])
 def test_a_file_that_does_not_give_what_it_says(outputs):
-    lying = Exported(lambda x: outputs, card_of(predictor("lenet", 4), None), "m.onnx")
+    lying = ExportedPredictor(lambda x: outputs, card_of(predictor("lenet", 4), None), "m.onnx")
     with pytest.raises(UsageError, match=r"m\.onnx: it says 3 classes, and gives"):
         lying(image(40, 56))
 
@@ -87,7 +87,10 @@ def test_two_heads():
     from fullconv.backends import onnx
 
     model = onnx.cut(onnx.to_onnx(one.net, (40, 50)), ["coarse", "coarse_geometric"])
-    found, expected = Exported(onnx.OnnxNet(model, 1), card_of(one, (40, 50)), "m")(image(40, 50)), one(image(40, 50))
+    found, expected = (
+        ExportedPredictor(onnx.OnnxNet(model, 1), card_of(one, (40, 50)), "m")(image(40, 50)),
+        one(image(40, 50)),
+    )
     assert (found.prediction == expected.prediction).all()
     assert (found.geometric.prediction == expected.geometric.prediction).all()
     assert found.geometric.labels.names == ("flat", "upright", "sky")

@@ -22,7 +22,7 @@ from fullconv.config import CONVENTIONS, ModelConfig, to_mapping
 from fullconv.geometry import AxisMap
 from fullconv.models.alignment import Margin
 from fullconv.models.build import build, build_classifier
-from fullconv.profiling.process_memory import readable
+from fullconv.profiling.process_memory import format_bytes
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -341,7 +341,7 @@ def test_the_speed_of_prediction_is_that_of_the_result_file(title, name):
     for row, (threads, way) in zip(table("speed.md", title, *SPEED), ways, strict=True):
         assert (row[title], row["threads"]) == (way["way"], str(threads))
         assert row["seconds"] == f"{way['seconds']:.2f}" and row["times as fast"] == f"{way['times as fast']:.1f}"
-        assert row["memory"] == (readable(way["peak bytes"]) if way.get("peak bytes") else "")
+        assert row["memory"] == (format_bytes(way["peak bytes"]) if way.get("peak bytes") else "")
         if "labels" in way:
             assert row["GFLOP/s"] == f"{way['GFLOP/s']:.0f}" and row["scores off by"] == f"{way['off by']:.0e}"
             assert row["labels as plain"] == f"{100 * way['labels']:.2f} %"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullconv.errors import RunError, UsageError
-from fullconv.inference.pipeline import Clock, Pace, overlapped
+from fullconv.inference.pipeline import Clock, Throughput, run_pipeline
 
 
 def nothing(*_):
@@ -41,7 +41,7 @@ def test_it_takes_the_time_of_the_slowest_stage_not_the_sum(read, work, write, s
     """Two threads read and two write, so those take half their time an image. The best of three: others compute too."""
     number = 30
     stages = stage(read), stage(work), stage(write)
-    paces = [overlapped(range(number), *stages, nothing, size, threads=2) for _ in range(3)]
+    paces = [run_pipeline(range(number), *stages, nothing, size, threads=2) for _ in range(3)]
     pace = min(paces, key=lambda pace: pace.seconds)
     assert number * slowest <= pace.seconds * 1.05
     assert pace.seconds < number * slowest * 1.35 + read + work + write
@@ -82,7 +82,7 @@ def test_every_job_is_told_of_once_and_in_order(kinds, threads, room):
         return job
 
     told = []
-    pace = overlapped(range(len(kinds)), read, work, write, lambda *words: told.append(words), size, room, threads)
+    pace = run_pipeline(range(len(kinds)), read, work, write, lambda *words: told.append(words), size, room, threads)
     assert [job for job, _ in told] == list(range(len(kinds)))
     for job, outcome in told:
         expected = {"good": job, "none": None}.get(kinds[job], f"{job}: {kinds[job]}")
@@ -110,7 +110,7 @@ def test_any_other_error_ends_it_and_comes_out(place, kind):
         written.append(broken("write", job))
 
     with pytest.raises(kind, match="here"):
-        overlapped(jobs(), lambda job: broken("read", job), lambda image: broken("work", image), write,
+        run_pipeline(jobs(), lambda job: broken("read", job), lambda image: broken("work", image), write,
                    lambda job, _: broken("done", job), size)  # fmt: skip
     assert not alive()
     assert written == sorted(set(written)) and len(began) < 200
@@ -138,16 +138,16 @@ def test_what_waits_is_bounded_in_bytes(sizes):
         time.sleep(0.003)
         change(-sizes[job])
 
-    overlapped(range(len(sizes)), read, lambda image: image[:0], write, nothing, size, room=3000, threads=2)
+    run_pipeline(range(len(sizes)), read, lambda image: image[:0], write, nothing, size, room=3000, threads=2)
     assert held == 0 and most <= 2 * 3000 + 2 * 1000 + 1000
     most = 0
-    overlapped(range(len(sizes)), read, lambda image: image[:0], write, nothing, size, room=1 << 30, threads=8)
+    run_pipeline(range(len(sizes)), read, lambda image: image[:0], write, nothing, size, room=1 << 30, threads=8)
     assert most > 9000, "this test cannot fail"
 
 
 def test_one_that_is_larger_than_the_room_goes_through():
     told = []
-    overlapped(range(5), lambda job: np.zeros(10**6, np.uint8), lambda image: image, lambda job, found: found.nbytes,
+    run_pipeline(range(5), lambda job: np.zeros(10**6, np.uint8), lambda image: image, lambda job, found: found.nbytes,
                lambda job, outcome: told.append(outcome), size, room=10)  # fmt: skip
     assert told == [10**6] * 5
 
@@ -166,4 +166,4 @@ def test_a_clock_adds_what_threads_spend():
         thread.join()
     clock.add({"reading": 1.0, "writing": 2.0})
     assert 1.04 <= clock.seconds["reading"] < 1.5 and clock.seconds["writing"] == 2.0
-    assert Pace().busy == 1 and Pace().rate == 0
+    assert Throughput().busy == 1 and Throughput().rate == 0

@@ -159,7 +159,7 @@ def test_a_group_that_is_over_its_limit_leaves_nothing(monkeypatch):
 
 @given(st.integers(0, 10**15))
 def test_readable_is_within_its_last_digit(size):
-    text = process_memory.readable(size)
+    text = process_memory.format_bytes(size)
     number, unit = text.replace(",", "").split()
     factor = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
     assert abs(float(number) * factor - size) <= factor * (0.05001 if unit == "GB" else 0.50001)
@@ -227,7 +227,7 @@ def test_what_is_raised_without_memory_is_recognized(what):
 )  # fmt: skip
 def test_what_an_error_says_is_read(problem, lacks, size):
     assert process_memory.is_out_of_memory(problem) == lacks
-    assert process_memory.asked(problem) == size
+    assert process_memory.requested_bytes(problem) == size
 
 
 def test_the_error_below_an_error_counts():
@@ -238,4 +238,4 @@ def test_the_error_below_an_error_counts():
             raise RuntimeError("the loader failed") from below
     except RuntimeError as problem:
         assert process_memory.is_out_of_memory(problem)
-        assert process_memory.asked(problem) == 2 << 30
+        assert process_memory.requested_bytes(problem) == 2 << 30

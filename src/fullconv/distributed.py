@@ -30,7 +30,7 @@ TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """The process that runs this, among all: number `rank` of `size`. Alone, it is all of them, and nothing is sent
     anywhere.
     """
@@ -38,7 +38,7 @@ class Processes:
     rank: int = 0
     size: int = 1
     accelerator: Any = None
-    pulse: Pulse | None = None
+    pulse: Heartbeat | None = None
 
     @property
     def first(self) -> bool:
@@ -118,7 +118,7 @@ class Processes:
             ) from problem
 
 
-ALONE = Processes()
+ALONE = ProcessGroup()
 
 
 def lost(problem: RuntimeError) -> bool:
@@ -127,7 +127,7 @@ def lost(problem: RuntimeError) -> bool:
     return any(word in text for word in ("gloo", "connection", "timed out", "timeout", "nccl", "broken pipe"))
 
 
-class Pulse:
+class Heartbeat:
     """Tells the others that this process lives, and how far it is; they look when they wait in vain.
 
     A thread writes its step and a count into the store every second: the count of one that is stopped or dead
@@ -236,7 +236,7 @@ def wait_for_all(work: str) -> None:
             time.sleep(0.02)
 
 
-def join(timeout: float = TIMEOUT) -> Processes:
+def join(timeout: float = TIMEOUT) -> ProcessGroup:
     """Meet the other processes of torchrun; `ALONE` without it.
 
     Each attempt of ``torchrun --max-restarts`` meets under names of its own: a store that still holds the addresses of
@@ -269,11 +269,11 @@ def join(timeout: float = TIMEOUT) -> Processes:
             "are started, with the same --nnodes and --rdzv-endpoint"
         ) from None
     # A connection of its own: the one that collectives use may be blocked by them.
-    pulse = Pulse(store.clone() if hasattr(store, "clone") else store, rank, size, timeout)
-    return Processes(rank, size, accelerator, pulse)
+    pulse = Heartbeat(store.clone() if hasattr(store, "clone") else store, rank, size, timeout)
+    return ProcessGroup(rank, size, accelerator, pulse)
 
 
-def leave(processes: Processes) -> None:
+def leave(processes: ProcessGroup) -> None:
     """Part from the others, after the work is done."""
     if processes.size == 1:
         return

@@ -60,7 +60,7 @@ def test_for_few_images_or_little_work_nothing_is_tried(model, monkeypatch):
 
 def test_what_was_found_is_taken_where_there_is_work_for_it(model, monkeypatch):
     opened(model)
-    monkeypatch.setattr(autotune, "remembered", lambda *_: autotune.Trial("eager", "fp32", 1.0, 0.0, 1.0, plain=2.0))
+    monkeypatch.setattr(autotune, "cached_choice", lambda *_: autotune.Trial("eager", "fp32", 1.0, 0.0, 1.0, plain=2.0))
     monkeypatch.setattr(engines, "LONG", 120.0)
     assert opened(model, images=59)[0].engine == "torch" and opened(model, images=60)[0].engine == "eager"
 

@@ -214,7 +214,7 @@ from types import SimpleNamespace
 from fullconv.cli import loading; from fullconv.cli.command import main
 from fullconv.config import InputConvention
 from fullconv.io.image import read_image
-from fullconv.inference.exported import Exported
+from fullconv.inference.exported import ExportedPredictor as Exported
 from fullconv.labels import LabelSpace
 from fullconv.inference.coarse_scores import CoarseScores; from fullconv.inference.segmentation import Segmentation
 

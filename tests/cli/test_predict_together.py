@@ -171,13 +171,13 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(place, tmp_path, turn
 def test_an_image_of_which_workers_die_is_given_up_and_the_others_are_done(place, tmp_path):
     """As a worker finds it that is started for the fourth time: it is alone with the image that the others died of."""
     from fullconv.cli.cluster import LIVES, Task, Worker
-    from fullconv.cli.loading import Asked
+    from fullconv.cli.loading import PredictRequest
     from fullconv.inference.inputs import gather
     from fullconv.inference.outputs import Outputs
 
     inputs = gather([str(place / "photos" / f"{k:02d}.png") for k in range(4)], tmp_path)
     (tmp_path / "notes").mkdir()
-    asked = Asked(place / "model.safetensors")
+    asked = PredictRequest(place / "model.safetensors")
     task = Task(Path.cwd(), asked, inputs, Outputs(tmp_path), 1, False,
                 tmp_path / "notes")  # fmt: skip
     for number, tries in ((1, LIVES), (2, LIVES - 1)):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv.datasets.folder.classes_file import Rules, parse_rules
+from fullconv.datasets.folder.classes_file import ClassesFile, parse_rules
 from fullconv.datasets.folder.folder_dataset import Folder, make_split, open_folder
 from fullconv.datasets.folder.layouts import MASK_ENDINGS, MASK_FOLDERS
 from fullconv.datasets.folder.mask_encoding import find_coding
@@ -359,7 +359,7 @@ def test_colour_masks_in_vocs_colours(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=2, max_size=300, unique=True), st.integers(0, 99))
 def test_colour_to_index_to_colour_is_the_identity(palette: list[tuple[int, int, int]], seed: int) -> None:
-    rules = Rules(names=tuple(f"c{i}" for i in range(len(palette))), palette=tuple(palette))
+    rules = ClassesFile(names=tuple(f"c{i}" for i in range(len(palette))), palette=tuple(palette))
     coding = find_coding(Path("root"), rules, [])
     picture = np.array(palette, np.uint8)[np.random.default_rng(seed).integers(0, len(palette), (5, 7))]
     label = coding.encode(picture, Path("mask.png"))
@@ -371,7 +371,7 @@ def test_colour_to_index_to_colour_is_the_identity(palette: list[tuple[int, int,
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 400), st.dictionaries(st.integers(0, 500), st.integers(0, 1), max_size=5), st.integers(0, 99))
 def test_values_are_coded_as_a_slow_loop_would(count: int, mapping: dict[int, int], seed: int) -> None:
-    coding = find_coding(Path("root"), Rules(names=tuple(f"c{i}" for i in range(count)), mapping=mapping), [])
+    coding = find_coding(Path("root"), ClassesFile(names=tuple(f"c{i}" for i in range(count)), mapping=mapping), [])
     void = coding.labels.ignore_index
     stored = np.random.default_rng(seed).integers(0, count, (4, 5)).astype(np.uint16)
     stored[0, 0] = void
@@ -440,7 +440,7 @@ def test_a_classes_file_that_is_large_or_no_text(tmp_path: Path) -> None:
     refused(tmp_path, "UTF-8")
     (tmp_path / "classes.yaml").write_text("names: [a, b, c]\nmap: {7: 3}")
     refused(tmp_path, "map sends 7 to 3", "0 to 2")
-    assert parse_rules(b"") == Rules()
+    assert parse_rules(b"") == ClassesFile()
 
 
 def test_two_classes_of_one_colour_only_matter_for_colour_masks(tmp_path: Path) -> None:

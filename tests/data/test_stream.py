@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fullconv.config import CONVENTIONS, InputConvention, TrainConfig
 from fullconv.data.dataset import Sample
-from fullconv.data.loader import Stream, batches, sample_index
+from fullconv.data.loader import BatchStream, batches, sample_index
 from fullconv.data.transforms import augmentation, outside, random_flip, resized, window
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
@@ -72,7 +72,7 @@ def test_resizing_keeps_labels_as_they_are():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_batch_of_a_step_is_the_same_whoever_asks(workers):
     config = TrainConfig(crop=(6, 6), flip=True, scale=2.0)
-    stream = Stream(Tagged(), augmentation(config, FILL), FILL, batch_size=3, seed=4)
+    stream = BatchStream(Tagged(), augmentation(config, FILL), FILL, batch_size=3, seed=4)
     late = {step: stream[step] for step in (7, 3, 5)}
     for step, batch in enumerate(batches(stream, 3, 8, workers), start=3):
         if step in late:
@@ -98,7 +98,7 @@ def test_samples_of_different_sizes_are_extended_by_void():
             self.size = ((4, 9), (7, 3))[index]
             return super().__getitem__(index)
 
-    batch = Stream(Two(2), augmentation(TrainConfig(), FILL), FILL, batch_size=2, seed=0)[0]
+    batch = BatchStream(Two(2), augmentation(TrainConfig(), FILL), FILL, batch_size=2, seed=0)[0]
     assert batch.images.shape == (2, 7, 9, 3)
     assert (batch.labels["semantic"] == 255).sum() == 2 * 63 - 36 - 21
 
@@ -132,6 +132,6 @@ def test_an_error_in_a_worker_comes_out_as_it_was():
         def __getitem__(self, index):
             raise UsageError("file: damaged; replace it")
 
-    stream = Stream(Broken(), augmentation(TrainConfig(), FILL), FILL, batch_size=1, seed=0)
+    stream = BatchStream(Broken(), augmentation(TrainConfig(), FILL), FILL, batch_size=1, seed=0)
     with pytest.raises(UsageError, match=r"^file: damaged; replace it$"):
         list(batches(stream, 0, 2, workers=1))

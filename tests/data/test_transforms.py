@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data.color import HUE, changed_color, colour_matrix
 from fullconv.data.dataset import Sample
-from fullconv.data.loader import Stream
+from fullconv.data.loader import BatchStream
 from fullconv.data.transforms import (
     View,
     augmentation,
@@ -255,7 +255,7 @@ def test_the_grid_shows_what_training_draws(monkeypatch):
     draw_augmented(Scenes(), config, InputConvention(), rows=2, columns=4)
     assert [len(row) for row in drawn["rows"]] == [4, 4] and len(drawn["titles"]) == 4
     fill = outside(InputConvention(), 255)
-    stream = Stream(Scenes(), augmentation(config, fill), fill, config.batch_size, config.seed)
+    stream = BatchStream(Scenes(), augmentation(config, fill), fill, config.batch_size, config.seed)
     for step, row in enumerate(drawn["rows"]):
         batch = stream[step]
         first = Scenes()[int(batch.names[0][1:])]

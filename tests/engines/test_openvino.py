@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullconv.backends import openvino
-from fullconv.backends.metadata import Card
+from fullconv.backends.metadata import ExportMetadata
 from fullconv.errors import RunError, UsageError
 from fullconv.export.export import card_of
 from fullconv.inference.exported import load_exported
@@ -102,7 +102,7 @@ def test_what_a_file_says_of_itself_there_and_back():
     for more in ({}, {"geometric_classes": 3}, {"upsample": "learn-all"}):
         for size, precision in ((None, "fp32"), ((30, 40), "int8")):
             card = card_of(predictor(**more), size, precision)
-            assert Card.from_json(card.to_json(), Path("m.onnx")) == card
+            assert ExportMetadata.from_json(card.to_json(), Path("m.onnx")) == card
             assert (card.window is None) == (more == {"upsample": "learn-all"})
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_text_is_one_line(change, said):
     text = card_of(predictor(), None).to_json()
     assert change[0] in text
     with pytest.raises(UsageError, match=said) as refused:
-        Card.from_json(text.replace(*change, 1), Path("m.onnx"))
+        ExportMetadata.from_json(text.replace(*change, 1), Path("m.onnx"))
     assert "\n" not in str(refused.value)
 
 
@@ -129,7 +129,7 @@ SIGNALLED = """
 import faulthandler, gc, os, signal
 import torch
 from fullconv.config import ModelConfig
-from fullconv.optimize.compiled import Prepared
+from fullconv.optimize.compiled import CompiledModel as Prepared
 from fullconv.models.build import build
 
 faulthandler.enable()  # gives signals a stack of their own, as pytest and Ray do

@@ -11,7 +11,7 @@ from fullconv.backends import torch_cpu
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
 from fullconv.optimize import autotune
-from fullconv.optimize.compiled import ENGINES, PRECISIONS, Prepared, check, installed
+from fullconv.optimize.compiled import ENGINES, PRECISIONS, CompiledModel, check, installed
 from fullconv.optimize.fold_batchnorm import folded
 from fullconv.optimize.im2col import RowsConv2d
 from fullconv.optimize.winograd import WinogradConv2d
@@ -67,7 +67,7 @@ def compare(net, prepared, x):
 @pytest.mark.parametrize("name", NETS)
 def test_an_engine_says_what_the_net_says(name, engine):
     net = trained(NETS[name])
-    prepared = Prepared(net, engine)
+    prepared = CompiledModel(net, engine)
     for size in ((66, 90), (35, 41)) if engine == "torch" else ((66, 90),):
         difference, labels = compare(net, prepared, image(net, size, count=2))
         assert difference <= 1e-4 and labels >= 0.999
@@ -76,7 +76,7 @@ def test_an_engine_says_what_the_net_says(name, engine):
 @pytest.mark.parametrize("name", NETS)
 def test_bf16_has_nearly_the_same_labels(name):
     net = trained(NETS[name])
-    difference, labels = compare(net, Prepared(net, "torch", "bf16"), image(net, (64, 96)))
+    difference, labels = compare(net, CompiledModel(net, "torch", "bf16"), image(net, (64, 96)))
     assert 0 < difference <= 0.05 and labels >= 0.97
 
 
@@ -84,7 +84,7 @@ def test_bf16_has_nearly_the_same_labels(name):
 @given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 2), st.integers(0, 2))
 def test_any_size_batch_and_sight(height, width, count, sight):
     net = ANY
-    prepared = Prepared(net, "torch", sight=sight)
+    prepared = CompiledModel(net, "torch", sight=sight)
     for _ in range(2):
         difference, _ = compare(net, prepared, image(net, (height, width), count))
         assert difference <= 1e-5
@@ -103,7 +103,7 @@ def all_filtered(monkeypatch):
 @pytest.mark.parametrize("name", NETS)
 def test_fewer_multiplications_are_the_same_scores(name, all_filtered):
     net = trained(NETS[name])
-    prepared = Prepared(net, "torch")
+    prepared = CompiledModel(net, "torch")
     for size in ((66, 90), (35, 41)):
         difference, labels = compare(net, prepared, image(net, size, count=2))
         assert difference <= 1e-5 and labels >= 0.9999
@@ -112,7 +112,7 @@ def test_fewer_multiplications_are_the_same_scores(name, all_filtered):
 
 
 def test_sizes_that_come_once_multiply_less_too(all_filtered):
-    prepared = Prepared(ANY, "torch", sight=1)
+    prepared = CompiledModel(ANY, "torch", sight=1)
     for number, size in enumerate(((40, 50), (44, 50), (40, 54), (40, 50))):
         assert bool(prepared.quick.kept) == (number > 1)
         difference, _ = compare(ANY, prepared, image(ANY, size))
@@ -121,7 +121,7 @@ def test_sizes_that_come_once_multiply_less_too(all_filtered):
 
 
 def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_filtered, monkeypatch):
-    prepared = Prepared(ANY, "torch")
+    prepared = CompiledModel(ANY, "torch")
     monkeypatch.setattr(torch_cpu.process_memory, "available", lambda: 0)
     prepared.coarse(image(ANY, (40, 40)))
     assert not prepared.quick.kept
@@ -134,7 +134,7 @@ def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_fi
 
 @pytest.mark.skipif("openvino" not in USED, reason="openvino is not installed")
 def test_a_size_that_is_new_goes_before_its_form_is_made():
-    prepared = Prepared(ANY, "openvino", "bf16", sight=1)
+    prepared = CompiledModel(ANY, "openvino", "bf16", sight=1)
     x = image(ANY, (64, 64))
     first, second = prepared(x), prepared(x)
     assert not torch.equal(first, second) and (first.argmax(1) == second.argmax(1)).float().mean() >= 0.97
@@ -146,19 +146,19 @@ def test_one_thread_says_what_two_say():
         found = []
         for number in (1, 2):
             torch.set_num_threads(number)
-            found.append(Prepared(ANY, "torch")(x))
+            found.append(CompiledModel(ANY, "torch")(x))
     finally:
         torch.set_num_threads(threads)
     assert (found[0] - found[1]).abs().max() <= 1e-5 * (found[0].max() - found[0].min())
 
 
 def test_the_same_image_gives_the_same_bits():
-    x, prepared = image(ANY, (61, 83)), Prepared(ANY, "torch")
+    x, prepared = image(ANY, (61, 83)), CompiledModel(ANY, "torch")
     assert torch.equal(prepared(x), prepared(x))
 
 
 def test_few_sizes_are_kept_and_old_ones_made_again():
-    prepared = Prepared(ANY, "torch")
+    prepared = CompiledModel(ANY, "torch")
     first = image(ANY, (33, 33))
     before = prepared(first)
     for side in range(34, 34 + 2 * prepared.kept):
@@ -170,8 +170,8 @@ def test_few_sizes_are_kept_and_old_ones_made_again():
 def test_the_net_itself_is_left_as_it_is():
     net = trained(NETS["vgg11_bn"])
     before = {name: (tensor.clone(), tensor.stride()) for name, tensor in net.state_dict().items()}
-    Prepared(net, "torch", "bf16")(image(net, (40, 40)))
-    Prepared(net, "torch")(image(net, (40, 40)))
+    CompiledModel(net, "torch", "bf16")(image(net, (40, 40)))
+    CompiledModel(net, "torch")(image(net, (40, 40)))
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name][0]) and tensor.stride() == before[name][1], name
 
@@ -206,28 +206,31 @@ def test_compiling_by_itself_takes_the_fastest_that_agrees_at_its_size(monkeypat
         return [autotune.Trial("onnx", "fp32", 1.0, 1e-2, 1.0), autotune.Trial("torch", "fp32", 2.0, 0.0, 1.0)]
 
     monkeypatch.setattr(autotune, "installed", lambda: ["torch", "compile", "onnx"])
-    monkeypatch.setattr(autotune, "tried", tried)
+    monkeypatch.setattr(autotune, "benchmark", tried)
     found = fullconv.compile(ANY, (40, 50))
     assert found.engine == "torch" and list(found.forms) == [(40, 50)]
     assert seen == [((1, 3, 40, 50), ["fp32"], ["onnx", "torch"])]
-    monkeypatch.setattr(autotune, "tried", lambda *given: [])
+    monkeypatch.setattr(autotune, "benchmark", lambda *given: [])
     assert fullconv.compile(ANY, (40, 50)).engine == "torch"
     with pytest.raises(UsageError, match="export MODEL --int8"):
         fullconv.compile(ANY, precision="int8")
 
 
 def test_what_was_tried_agrees_and_is_remembered_for_this_net_alone(tmp_path):
-    trials = autotune.tried(ANY, image(ANY, (64, 64)), rounds=1)
+    trials = autotune.benchmark(ANY, image(ANY, (64, 64)), rounds=1)
     assert {trial.engine for trial in trials} == set(USED)
     assert all(trial.agrees for trial in trials if trial.precision == "fp32")
     model = tmp_path / "model.safetensors"
     best = autotune.fastest(trials)
-    assert autotune.remembered(model, "a" * 64, "auto") is None
+    assert autotune.cached_choice(model, "a" * 64, "auto") is None
     assert autotune.remember(model, "a" * 64, "auto", best)
-    assert autotune.remembered(model, "a" * 64, "auto") == best
-    assert autotune.remembered(model, "b" * 64, "auto") is None and autotune.remembered(model, "a" * 64, "fp32") is None
+    assert autotune.cached_choice(model, "a" * 64, "auto") == best
+    assert (
+        autotune.cached_choice(model, "b" * 64, "auto") is None
+        and autotune.cached_choice(model, "a" * 64, "fp32") is None
+    )
     autotune.place_of(model).write_text("no JSON")
-    assert autotune.remembered(model, "a" * 64, "auto") is None
+    assert autotune.cached_choice(model, "a" * 64, "auto") is None
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig
 from fullconv.errors import RunError, UsageError
-from fullconv.inference.large_image.options import Settings
+from fullconv.inference.large_image.options import TilingOptions
 from fullconv.inference.large_image.plan import memory_of_whole, plan, reach
 from fullconv.inference.large_image.predict_file import described, is_ordinary, labels_of, predict_file
 from fullconv.inference.large_image.strips import labels_by_strip, memory_of_strip
@@ -85,7 +85,7 @@ def test_labels_by_strips_are_those_of_the_whole(backbone, stride, more, rows, c
 def test_slivers(tmp_path, size, tile):
     predictor, image = predictor_of(), photo(*size)
     Image.fromarray(image).save(tmp_path / "a.png")
-    facts = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(tile=tile), overlay=True)
+    facts = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", TilingOptions(tile=tile), overlay=True)
     assert_labels(read_label_values(tmp_path / "out.png"), predictor.coarse(image)["semantic"])
     assert (facts.plan.height, facts.plan.width) == size
     for rows in (1, 64):
@@ -130,18 +130,18 @@ def test_too_little_memory_is_one_line_before_anything_is_done(tmp_path, monkeyp
         plan(predictor, 10_000, 10_000, budget=40 * 10**6)
     Image.fromarray(photo(300, 300)).save(tmp_path / "a.png")
     with pytest.raises(RunError, match=r"--memory: 1 byte.* less than the \d.* that the process has with its net"):
-        predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(memory=1))
+        predict_file(predictor, tmp_path / "a.png", tmp_path, "out", TilingOptions(memory=1))
     most = process_memory.resident() + 100_000
     with pytest.raises(RunError, match=r"a.png: 630 kB are needed to decode 300x300 pixels, and there are \d+"):
         monkeypatch.setattr(process_memory, "resident", lambda: most - 100_000)
-        predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(memory=most))
+        predict_file(predictor, tmp_path / "a.png", tmp_path, "out", TilingOptions(memory=most))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     Image.fromarray(photo(300, 300)).save(tmp_path / "a.png")
     with pytest.raises(RunError, match=r"out.png: cannot be written \(No such file or directory\); check the folder"):
-        predict_file(predictor_of(), tmp_path / "a.png", tmp_path / "missing", "out", Settings(tile=64))
+        predict_file(predictor_of(), tmp_path / "a.png", tmp_path / "missing", "out", TilingOptions(tile=64))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -150,7 +150,7 @@ def test_two_heads_and_overlays_are_written(tmp_path, monkeypatch):
     predictor, image = predictor_of(geometric_classes=2), photo(700, 90)
     Image.fromarray(image).save(tmp_path / "a.png")
     seen = []
-    facts = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(tile=64), overlay=True,
+    facts = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", TilingOptions(tile=64), overlay=True,
                          progress=lambda done, rows: seen.append((done, rows)))  # fmt: skip
     for task, ending in (("semantic", ""), ("geometric", ".geometric")):
         assert_labels(read_label_values(tmp_path / f"out{ending}.png"), predictor.coarse(image)[task])
@@ -167,13 +167,13 @@ def test_two_heads_and_overlays_are_written(tmp_path, monkeypatch):
 def test_a_small_halo_says_what_may_differ_and_what_does(tmp_path):
     predictor, image = predictor_of(), photo(700, 700)
     Image.fromarray(image).save(tmp_path / "a.png")
-    facts = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(tile=160, halo=64))
+    facts = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", TilingOptions(tile=160, halo=64))
     differ, compared = facts.differ
     assert 0 < differ < compared == 2 * 64 * 64
     whole, found = predictor.coarse(image)["semantic"].prediction(), read_label_values(tmp_path / "out.png")
     assert 0 < (whole != found).mean() <= facts.plan.uncertain < 1
     assert "64 of them around each, where its scores look as far as" in str(facts.plan)
-    exact = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", Settings(tile=160, halo=10**6))
+    exact = predict_file(predictor, tmp_path / "a.png", tmp_path, "out", TilingOptions(tile=160, halo=10**6))
     assert not exact.plan.uncertain and exact.differ is None
     assert_labels(read_label_values(tmp_path / "out.png"), predictor.coarse(image)["semantic"])
 
@@ -221,13 +221,13 @@ def test_a_geotiff_becomes_one_in_its_place(tmp_path, tile):
         file.write(array)
     predictor = predictor_of(channels=4)
     whole = predictor.coarse(predictor.read(tmp_path / "a.tif"))["semantic"]
-    assert not is_ordinary(predictor, tmp_path / "a.tif", Settings())
-    assert is_ordinary(predictor, tmp_path / "a.tif", Settings(format="png"))
-    predict_file(predictor, tmp_path / "a.tif", tmp_path, "out", Settings(tile=tile), overlay=True)
+    assert not is_ordinary(predictor, tmp_path / "a.tif", TilingOptions())
+    assert is_ordinary(predictor, tmp_path / "a.tif", TilingOptions(format="png"))
+    predict_file(predictor, tmp_path / "a.tif", tmp_path, "out", TilingOptions(tile=tile), overlay=True)
     with rasterio.open(tmp_path / "out.tif") as file:
         assert file.crs.to_string() == "EPSG:32633" and file.transform == place["transform"]
         assert_labels(file.read(1), whole)
-    predict_file(predictor, tmp_path / "a.tif", tmp_path, "out", Settings(tile=tile, format="png"))
+    predict_file(predictor, tmp_path / "a.tif", tmp_path, "out", TilingOptions(tile=tile, format="png"))
     assert_labels(read_label_values(tmp_path / "out.png"), whole)
     with open_source(tmp_path / "a.tif", True, 4) as source:
         assert source.bytes == 0
@@ -236,7 +236,7 @@ def test_a_geotiff_becomes_one_in_its_place(tmp_path, tile):
 def test_more_pixels_than_the_limit_are_read_by_windows_only(tmp_path):
     Image.fromarray(photo(100, 100)).save(tmp_path / "a.png")
     with pytest.raises(UsageError, match=r"a.png: .*10,000 pixels, above the limit of 9,000; raise --max-pixels"):
-        is_ordinary(predictor_of(), tmp_path / "a.png", Settings(max_pixels=9000))
+        is_ordinary(predictor_of(), tmp_path / "a.png", TilingOptions(max_pixels=9000))
 
 
 MEASURE = """
@@ -244,7 +244,7 @@ import sys, torch
 from pathlib import Path
 from fullconv.profiling import process_memory as memory
 from fullconv.inference.predictor import load
-from fullconv.inference.large_image.options import Settings; from fullconv.inference.large_image.predict_file import predict_file
+from fullconv.inference.large_image.options import TilingOptions as Settings; from fullconv.inference.large_image.predict_file import predict_file
 
 torch.set_num_threads(1)
 predictor = load(Path(sys.argv[1]))
@@ -267,5 +267,5 @@ def test_the_plan_is_never_exceeded(tmp_path, backbone, width):
     )  # fmt: skip
     way, budget, peak = said.stdout.split()
     assert way == "strips"
-    assert int(peak) <= int(budget), (process_memory.readable(int(peak)), process_memory.readable(int(budget)))
+    assert int(peak) <= int(budget), (process_memory.format_bytes(int(peak)), process_memory.format_bytes(int(budget)))
     assert int(budget) < int(peak) + memory_of_whole(predictor, 1000, 2000)  # and the whole would have exceeded it

@@ -11,7 +11,7 @@ from fullconv.models.build import build
 from fullconv.optimize import cache_blocking
 from fullconv.optimize.cache_blocking import Bands, Step, banded, in_bands
 from fullconv.optimize.fold_batchnorm import folded
-from fullconv.optimize.size_specialization import without_ring
+from fullconv.optimize.size_specialization import specialize_for_size
 
 
 class Chain(nn.Module):
@@ -99,7 +99,7 @@ def find(net):
 
 def test_of_vgg16_every_block_is_a_band_and_the_rest_is_not():
     net = build(ModelConfig("vgg16", stride=8, width=1 / 16, padding="paper")).eval()
-    for form in (folded(net), without_ring(folded(net), 96, 130)):
+    for form in (folded(net), specialize_for_size(folded(net), 96, 130)):
         found = find(in_bands(form))
         assert [band.stride for band in found] == [2] * 5
         assert [band.channels for band in found] == [4, 8, 16, 32, 32]

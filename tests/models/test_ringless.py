@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import fullconv
 from fullconv.config import ModelConfig
 from fullconv.geometry import Window
-from fullconv.optimize.constant_padding import Extent
-from fullconv.optimize.size_specialization import without_ring
+from fullconv.optimize.constant_padding import CellRange
+from fullconv.optimize.size_specialization import specialize_for_size
 
 WIDTHS = {"vgg11": 1 / 16, "vgg16": 1 / 32, "vgg11_bn": 1 / 16}
 NETS = ["vgg11", "vgg16", "vgg11_bn", "alexnet", "caffenet", "googlenet", "squeezenet1_0", "mobilenet_v2", "resnet18"]
@@ -29,7 +29,7 @@ def alive(net):
 def difference(net, size):
     image = torch.randn(1, net.config.channels * len(net.streams), *size, dtype=torch.double)
     with torch.inference_mode():
-        plain, found = net.coarse(image), without_ring(net, *size).coarse(image)
+        plain, found = net.coarse(image), specialize_for_size(net, *size).coarse(image)
     return max(float((plain[task] - found[task]).abs().max() / plain[task].abs().max()) for task in plain)
 
 
@@ -56,7 +56,7 @@ def test_any_size(height, width):
 def test_nothing_is_padded_before_a_pool(backbone, height, width):
     """Zeros between a convolution and its pool would be copied, and would end a chain of 8-bit integers."""
     net = fullconv.build(ModelConfig(backbone, stride=8, num_classes=3, padding="paper", width=1 / 64)).eval()
-    trunk = without_ring(net, height, width).get_submodule("backbone")
+    trunk = specialize_for_size(net, height, width).get_submodule("backbone")
     layers = dict(trunk.named_modules())
     pools = [node for node in trunk.graph.nodes if isinstance(layers.get(str(node.target)), nn.MaxPool2d)]
     assert len(pools) == 5
@@ -73,7 +73,7 @@ def test_at_the_size_of_the_paper_a_third_of_the_operations_goes():
     """Counted by torch itself, of a VGG16 whose layers are as wide in proportion as the paper's."""
     net = alive(fullconv.build(ModelConfig("vgg16", stride=8, num_classes=3, padding="paper", width=1 / 16)))
     operations = []
-    for form in (net, without_ring(net, 500, 500)):
+    for form in (net, specialize_for_size(net, 500, 500)):
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             form.backbone(torch.zeros(1, 3, 500, 500, dtype=torch.double))
         operations.append(counter.get_total_flops())
@@ -83,17 +83,17 @@ def test_at_the_size_of_the_paper_a_third_of_the_operations_goes():
 def test_it_is_for_one_size_alone():
     image = torch.randn(1, 3, 64, 96, dtype=torch.double)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="size of tensor"):
-        without_ring(VGG, 64, 64)(image)
+        specialize_for_size(VGG, 64, 64)(image)
 
 
 def test_nothing_changes_where_nothing_is_to_be_gained():
     net = alive(fullconv.build(ModelConfig("vgg11", stride=8, num_classes=3, width=1 / 32)))
-    assert without_ring(net, 64, 64) is net
+    assert specialize_for_size(net, 64, 64) is net
 
 
 def test_weights_are_shared_and_the_net_stays_as_it_is():
     before = {name: tensor.clone() for name, tensor in VGG.state_dict().items()}
-    found = without_ring(VGG, 64, 64)
+    found = specialize_for_size(VGG, 64, 64)
     assert found.backbone.get_submodule("conv4_1").weight is VGG.backbone.get_submodule("conv4_1").weight
     found(torch.randn(1, 3, 64, 64, dtype=torch.double))
     after = VGG.state_dict()
@@ -114,7 +114,7 @@ def test_extents_are_what_a_layer_carries(cells, before, length, kernel, stride,
     window = Window(kernel, stride, padding, dilation, ceil=pooling)
     if window.size(cells) < 1:
         return
-    extent = Extent(cells, begin, end).through(window, borderless=pooling)
+    extent = CellRange(cells, begin, end).through(window, borderless=pooling)
     marks = torch.zeros(1, 1, 1, cells, dtype=torch.double)
     marks[..., begin:end] = 1
     if pooling:

@@ -8,7 +8,7 @@ from test_fcn import small, strides
 
 from fullconv.config import ModelConfig
 from fullconv.geometry import GeometryError, Window
-from fullconv.inference.large_image.streamed_layers import Look, convolve, layers_of
+from fullconv.inference.large_image.streamed_layers import RowWindow, convolve, layers_of
 from fullconv.inference.large_image.streaming import by_strips
 from fullconv.models.build import build
 from fullconv.optimize.fold_batchnorm import folded
@@ -119,7 +119,7 @@ def test_no_layer_makes_more_than_a_strip_at_a_time():
 ])  # fmt: skip
 @pytest.mark.parametrize("skip", [0, 3])
 def test_looks_are_those_of_the_windows(window, skip):
-    look = Look(window, skip)
+    look = RowWindow(window, skip)
     for row in range(12):
         seen = window.sources([row + skip], 10**6)  # without the padding
         if seen and look.first(row) >= 0:

@@ -485,7 +485,7 @@ def test_the_largest_batch_that_fits_is_said(asked, share):
     larger = next((n for n in range(batch + 1, 12) if 12 % n == 0), None)
     assert larger is None or need(asked, batch_size=larger, accumulate=12 // larger) > room
     assert ("--precision bf16" in said) == (need(asked, precision="bf16") <= room)
-    assert said.startswith(f"this training needs {process_memory.readable(asked.needed)} more memory, and ")
+    assert said.startswith(f"this training needs {process_memory.format_bytes(asked.needed)} more memory, and ")
 
 
 def test_a_crop_is_said_where_not_even_one_image_fits(asked):

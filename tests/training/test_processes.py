@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import done, kills, layouts, rank, train, wait_for_steps
 
-from fullconv.data.loader import Share, Stream
+from fullconv.data.loader import BatchStream, RankShard
 from fullconv.distributed import ALONE, join
 from fullconv.errors import UsageError
 from fullconv.training.log import read_log
@@ -20,9 +20,9 @@ from fullconv.weights import checkpoint
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 9))
 def test_the_shares_of_all_processes_are_the_batches_of_one(size, parts, batch, step):
-    stream = Stream(range(100), None, None, batch, seed=3)
+    stream = BatchStream(range(100), None, None, batch, seed=3)
     try:
-        shares = [Share(stream, parts, rank, size) for rank in range(size)]
+        shares = [RankShard(stream, parts, rank, size) for rank in range(size)]
     except UsageError:
         assert parts % size
         assert batch < size

@@ -18,7 +18,7 @@ from fullconv.data.dataset import Sample
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
-from fullconv.training.loop import State, fit, kept
+from fullconv.training.loop import State, ema_weights, fit
 from fullconv.training.loss import Objective, segmentation_loss, sizes, step_loss
 from fullconv.training.sampling import (
     Balanced,
@@ -233,7 +233,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(digits_folder, tmp_path, variant,
     restore(again, *newest_state(tmp_path))
     rest = [record.loss for record in fit(again, data, config, CONVENTIONS["torchvision"])]
     assert rest == losses[2:]
-    with kept(whole) as one, kept(again) as other:
+    with ema_weights(whole) as one, ema_weights(again) as other:
         for name, value in one.state_dict().items():
             assert torch.equal(value, other.state_dict()[name]), name
 
@@ -245,7 +245,7 @@ def test_the_average_is_what_is_evaluated_and_the_weights_go_on(digits_folder):
     for _ in fit(state, data, config, CONVENTIONS["torchvision"]):
         pass
     now = {name: value.clone() for name, value in state.net.state_dict().items()}
-    with kept(state) as net:
+    with ema_weights(state) as net:
         assert all(torch.equal(value, state.average[name]) for name, value in net.state_dict().items())
         assert not torch.equal(net.state_dict()["score_fr.weight"], now["score_fr.weight"])
     assert all(torch.equal(value, now[name]) for name, value in state.net.state_dict().items())

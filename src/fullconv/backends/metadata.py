@@ -32,7 +32,7 @@ COARSE = {"semantic": "coarse", "geometric": "coarse_geometric"}
 
 
 @dataclass(frozen=True)
-class Card:
+class ExportMetadata:
     """What an exported net says of itself.
 
     size: the height and width of the images that it takes; None for any from `least` pixels on. window, offset: how
@@ -89,7 +89,7 @@ class Card:
         return json.dumps(said, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | None, path: Path) -> Card:
+    def from_json(cls, text: str | None, path: Path) -> ExportMetadata:
         """The inverse of `to_json`; `path` is the file, for errors. Raises `UsageError` where there is no such text."""
         if text is None:
             raise UsageError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.backends.metadata import COARSE, IMAGE, KEY, Card
+from fullconv.backends.metadata import COARSE, IMAGE, KEY, ExportMetadata
 from fullconv.config import Size
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.warnings import without_warnings
@@ -97,7 +97,7 @@ def _round_by_padding(node: NodeProto) -> None:
         node.attribute.extend(helper.make_attribute(name, value) for name, value in found.items())
 
 
-def write_card(model: ModelProto, card: Card) -> None:
+def write_card(model: ModelProto, card: ExportMetadata) -> None:
     """Put into a graph what it is to say of itself."""
     from onnx import helper
 
@@ -105,9 +105,9 @@ def write_card(model: ModelProto, card: Card) -> None:
     model.producer_name = KEY
 
 
-def read_card(model: ModelProto, path: Path) -> Card:
+def read_card(model: ModelProto, path: Path) -> ExportMetadata:
     """What a graph says of itself."""
-    return Card.from_json(next((p.value for p in model.metadata_props if p.key == KEY), None), path)
+    return ExportMetadata.from_json(next((p.value for p in model.metadata_props if p.key == KEY), None), path)
 
 
 def read(path: Path) -> ModelProto:

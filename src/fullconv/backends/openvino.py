@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.backends.metadata import KEY, Card
+from fullconv.backends.metadata import KEY, ExportMetadata
 from fullconv.config import Size
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.warnings import without_warnings
@@ -59,15 +59,15 @@ def of_onnx(graph: ModelProto) -> Model:
     return core().read_model(graph.SerializeToString())
 
 
-def write_card(model: Model, card: Card) -> None:
+def write_card(model: Model, card: ExportMetadata) -> None:
     """Put into a model what it is to say of itself."""
     model.set_rt_info(card.to_json(), [KEY])
 
 
-def read_card(model: Model, path: Path) -> Card:
+def read_card(model: Model, path: Path) -> ExportMetadata:
     """What a model says of itself."""
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-    return Card.from_json(text, path)
+    return ExportMetadata.from_json(text, path)
 
 
 def save(model: Model, path: Path) -> None:

@@ -72,7 +72,7 @@ class Quick:
     def __init__(self) -> None:
         self.kept: dict[Tensor, Callable[[nn.Conv2d], nn.Module]] = {}
         self.space = Workspace()
-        process_memory.keep()
+        process_memory.set_malloc_thresholds()
 
     def __call__(self, net: FCN) -> FCN:
         """A copy of a net; layers that do not change are shared."""

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from fullconv.backends.export_program import program
-from fullconv.backends.metadata import KEY, LOGITS, Card
+from fullconv.backends.metadata import KEY, LOGITS, ExportMetadata
 from fullconv.config import Size
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.warnings import without_warnings
@@ -59,7 +59,7 @@ PLAIN = (
 """The parts of a text of Python that are arithmetic and no more."""
 
 
-def to_pt2(net: FCN, size: Size | None, card: Card) -> bytes:
+def to_pt2(net: FCN, size: Size | None, card: ExportMetadata) -> bytes:
     """The net as a .pt2 file, with what it says of itself in the extra file ``fullconv``."""
     made = program(net, size)
     # The tracer takes a map of one cell for another kind of map, and the program refuses images that come down to it.
@@ -75,7 +75,7 @@ def to_pt2(net: FCN, size: Size | None, card: Card) -> bytes:
     return out.getvalue()
 
 
-def read(path: Path) -> tuple[torch.export.ExportedProgram, Card]:
+def read(path: Path) -> tuple[torch.export.ExportedProgram, ExportMetadata]:
     """The program in a file and what it says of itself. Raises `UsageError` naming the file."""
     content = path.read_bytes()
     try:
@@ -87,7 +87,7 @@ def read(path: Path) -> tuple[torch.export.ExportedProgram, Card]:
             f"{shown(path)}: it holds more than tensors and operations on them ({shown(problem)}), which torch would "
             "run while it reads it; export it again with fullconv export"
         ) from None
-    card = Card.from_json(text, path)
+    card = ExportMetadata.from_json(text, path)
     try:
         with without_warnings():
             return torch.export.load(BytesIO(content)), card

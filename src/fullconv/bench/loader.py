@@ -24,7 +24,7 @@ from PIL import Image
 
 from fullconv.config import InputConvention, ModelConfig, Size, TrainConfig
 from fullconv.data.dataset import Dataset, Sample
-from fullconv.data.loader import Stream, batches
+from fullconv.data.loader import BatchStream, batches
 from fullconv.data.transforms import augmentation, outside, window
 from fullconv.datasets.open_dataset import default_splits, open_dataset
 from fullconv.datasets.published.label_spaces import VOC
@@ -95,7 +95,7 @@ def measure(data: str | None = None, rounds: int = 5, batch: int = 4, crop: Size
 def _measure(dataset: Dataset, name: str, rounds: int, batch: int, crop: Size) -> dict[str, Any]:
     fill = outside(CONVENTION, dataset.labels.ignore_index)
     config = TrainConfig(crop=crop, scale=1.5, flip=True, color=0.5, batch_size=batch, workers=0, steps=10**6)
-    stream = Stream(dataset, augmentation(config, fill), fill, batch, config.seed)
+    stream = BatchStream(dataset, augmentation(config, fill), fill, batch, config.seed)
     plain = replace(config, scale=None, flip=False, color=0.0)
     kept = [window(dataset[index % len(dataset)], 0, 0, crop, fill) for index in range(batch)]
     net = build(ModelConfig("mobilenet_v2", stride=8, num_classes=len(dataset.labels)))

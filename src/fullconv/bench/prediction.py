@@ -34,9 +34,9 @@ from fullconv.inference.predictor import read
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.models.upsample import Upsample
-from fullconv.optimize.compiled import PRECISIONS, Prepared, installed
+from fullconv.optimize.compiled import PRECISIONS, CompiledModel, installed
 from fullconv.optimize.fold_batchnorm import folded
-from fullconv.optimize.size_specialization import without_ring
+from fullconv.optimize.size_specialization import specialize_for_size
 from fullconv.profiling import process_memory
 from fullconv.profiling.graph_cost import cost
 
@@ -136,8 +136,8 @@ def _measured(
     room = ROOM * cost(net, *size).peak_bytes
     for name, precision, make in ways(net, x, threads, compiler, others):
         if name != PLAIN and process_memory.available() < room:  # all ways stay in memory, as they take turns
-            left = process_memory.readable(process_memory.available())
-            say(f"{name}: left out ({process_memory.readable(room)} may be needed, and {left} are left)")
+            left = process_memory.format_bytes(process_memory.available())
+            say(f"{name}: left out ({process_memory.format_bytes(room)} may be needed, and {left} are left)")
             continue
         try:
             way = Apart(plain, net, threads) if name == PLAIN else make()
@@ -239,7 +239,7 @@ class FromCoarse(Scored):
 
 def prepared(net: FCN, engine: str, precision: str) -> Way:
     """One of our engines, and labels from its scores at the stride of the net."""
-    fast = Prepared(net, engine, precision)
+    fast = CompiledModel(net, engine, precision)
     return FromCoarse(lambda x: read(fast.net, fast.coarse(x), x)["semantic"])
 
 
@@ -253,7 +253,7 @@ def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
 
     plain = folded(net)
     size = x.shape[2], x.shape[3]
-    graph = to_onnx(without_ring(plain, *size), size, coarse=True)
+    graph = to_onnx(specialize_for_size(plain, *size), size, coarse=True)
     run = OpenvinoNet(openvino_in_int8(of_onnx(graph), [x.numpy()], in_fp32(graph, 0)), "fp32", threads)
 
     def way(x: Tensor) -> CoarseScores:

@@ -1,7 +1,7 @@
 """A way in a process of its own, which takes its turn with those of this one.
 
 The plain net is measured so: it has the memory as torch and the C library give it to anybody, while an engine of ours
-changes for its whole process what is kept (`fullconv.profiling.process_memory.keep`), from which the plain net would gain too.
+changes for its whole process what is kept (`fullconv.profiling.process_memory.set_malloc_thresholds`), from which the plain net would gain too.
 """
 
 from __future__ import annotations

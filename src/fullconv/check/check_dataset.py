@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fullconv.check.duplicates import Seen, quick_duplicates, report_duplicates, thumbnail
-from fullconv.check.findings import Findings, Mark, Report, SplitFindings, Tally
+from fullconv.check.findings import Findings, Report, SampleProblem, SplitFindings, Tally
 from fullconv.check.heuristics import (
     SPECKS,
     Inspected,
@@ -28,7 +28,7 @@ from fullconv.check.heuristics import (
 )
 from fullconv.data.dataset import Dataset
 from fullconv.datasets.annotations.discover import find_polygons
-from fullconv.datasets.folder.classes_file import Reading, read_rules
+from fullconv.datasets.folder.classes_file import MaskOptions, read_rules
 from fullconv.datasets.folder.folder_dataset import (
     Folder,
     choose,
@@ -39,7 +39,7 @@ from fullconv.datasets.folder.folder_dataset import (
     source_of,
 )
 from fullconv.datasets.folder.layouts import Layout, Pair, Problem, Scan, Source, find_layout, scan
-from fullconv.datasets.folder.mask_encoding import Coding
+from fullconv.datasets.folder.mask_encoding import MaskEncoding
 from fullconv.datasets.folder.mask_facts import MaskFacts, mask_facts, packed
 from fullconv.datasets.open_dataset import open_dataset, splits_of
 from fullconv.datasets.published.catalog import named
@@ -48,7 +48,7 @@ from fullconv.io.formats import FORMAT_SUFFIXES
 from fullconv.io.image import read_label_values
 from fullconv.io.multispectral import Bands
 
-__all__ = ["Findings", "Mark", "Problem", "SplitFindings", "check_dataset", "check_samples", "quick_check"]
+__all__ = ["Findings", "Problem", "SampleProblem", "SplitFindings", "check_dataset", "check_samples", "quick_check"]
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all) after each sample."""
@@ -59,7 +59,7 @@ def check_dataset(
     split: str | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
-    reading: Reading | None = None,
+    reading: MaskOptions | None = None,
 ) -> Findings:
     """Look at every file of a folder, or every sample of ``digits``, of polygons or of a published set: all splits, or
     one. reading: what is said about the masks of a folder beside its ``classes.yaml``.
@@ -118,7 +118,7 @@ def _check_sample(report: Report, seen: Seen, tally: Tally, dataset: Dataset, in
     if sample.image.shape[:2] != label.shape:
         line = f"{place}: image {sample.image.shape[:2]}, label {label.shape}"
         report.add("size", "error", f"{split}: labels of another size than their image; make them equal", line, here)
-    facts, coding = facts_of(label), Coding(labels, {}, None)
+    facts, coding = facts_of(label), MaskEncoding(labels, {}, None)
     strays = coding.strays(facts)
     if strays:
         message = f"{split}: masks with values that are no class; correct them or classes.yaml"
@@ -149,12 +149,12 @@ def _specks(report: Report, here: tuple[str, str], place: str, seen: MaskLook) -
 class _FolderCheck:
     """One pass over the files of a folder."""
 
-    def __init__(self, layout: Layout, sources: Mapping[str, Source], reading: Reading | None) -> None:
+    def __init__(self, layout: Layout, sources: Mapping[str, Source], reading: MaskOptions | None) -> None:
         self.layout, self.sources, self.report, self.seen = layout, sources, Report(None), Seen()
         self.reading = reading
         self.pairs: dict[str, tuple[tuple[Pair, ...], str | None]] = {}
         self.bands: dict[str, Bands | None] = {}
-        self.coding: Coding | None = None
+        self.coding: MaskEncoding | None = None
         self.shifted = False  # whether the values begin at 1
 
     def run(self, everything: bool, progress: Progress | None, workers: int) -> Findings:
@@ -212,7 +212,7 @@ class _FolderCheck:
             except UsageError as error:
                 report.once("bands", str(error))
 
-    def _coding(self, known: Mapping[Path, MaskFacts | None], workers: int) -> Coding | None:
+    def _coding(self, known: Mapping[Path, MaskFacts | None], workers: int) -> MaskEncoding | None:
         """The coding of the folder from those masks that can be read, or the problem in place of it."""
         layout = self.layout
         masks = [] if layout.voc else coding_masks(layout)

@@ -56,7 +56,7 @@ class SplitFindings:
 
 
 @dataclass(frozen=True)
-class Mark:
+class SampleProblem:
     """A problem of one sample: its kind and severity as in `Problem`, the split, the sample's name, and what it is."""
 
     kind: str
@@ -78,7 +78,7 @@ class Findings:
     problems: tuple[Problem, ...]
     splits: Mapping[str, SplitFindings]
     labels: LabelSpace | None
-    marks: tuple[Mark, ...] = field(default=(), repr=False)
+    marks: tuple[SampleProblem, ...] = field(default=(), repr=False)
     samples: Mapping[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -166,7 +166,7 @@ class Report:
         self.labels = labels
         self.problems: list[Problem] = []
         self.tallies: dict[str, Tally] = {}
-        self.marks: list[Mark] = []
+        self.marks: list[SampleProblem] = []
         self._examples: dict[tuple[str, str, str], list[str]] = {}
         self._counts: dict[tuple[str, str, str], int] = {}
 
@@ -185,7 +185,7 @@ class Report:
         if sample:
             what = message.partition(": ")[2].partition("; ")[0]
             line = example if ": " in example else f"{example}: {what}"
-            self.marks.append(Mark(kind, severity, *sample, line))
+            self.marks.append(SampleProblem(kind, severity, *sample, line))
 
     def wants_example(self, kind: str, severity: str, message: str) -> bool:
         """Whether the next case of this problem will be kept as an example."""

@@ -20,7 +20,7 @@ from fullconv.check.duplicates import Thumbnail, thumbnail
 from fullconv.data.dataset import Dataset, Image
 from fullconv.datasets.folder.folder_dataset import Folder
 from fullconv.datasets.folder.layouts import Pair
-from fullconv.datasets.folder.mask_encoding import Coding
+from fullconv.datasets.folder.mask_encoding import MaskEncoding
 from fullconv.datasets.folder.mask_facts import MaskFacts, mask_facts, packed, unpacked
 from fullconv.errors import UsageError
 from fullconv.io.decoding import open_file
@@ -178,7 +178,7 @@ def _lossy_values(keys: NDArray[np.integer], equal: NDArray[np.uint8], counts: M
     return None
 
 
-def off_by_one(coding: Coding, named: bool, masks: Iterable[MaskFacts]) -> str | None:
+def off_by_one(coding: MaskEncoding, named: bool, masks: Iterable[MaskFacts]) -> str | None:
     """What to write into ``classes.yaml`` when the values look as if they began at 1, else None.
 
     named: whether the number of classes K was given; then the value K gives it away. Without names the classes were
@@ -258,7 +258,7 @@ def quick_labels(split: str, dataset: Dataset, seed: int) -> list[str]:
             if isinstance(dataset, Folder):
                 coding, facts = dataset.coding, mask_facts(dataset.pairs[index][2])
             else:
-                coding, facts = Coding(labels, {}, None), facts_of(dataset[index].semantic)
+                coding, facts = MaskEncoding(labels, {}, None), facts_of(dataset[index].semantic)
         except UsageError as error:
             wrong.append(str(error))
             continue

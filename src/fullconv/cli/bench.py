@@ -170,7 +170,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show_predict(console: Console, found: dict[str, Any]) -> None:
-    from fullconv.profiling.process_memory import readable
+    from fullconv.profiling.process_memory import format_bytes
 
     console.print(f"\n{found['net']}, {found['weights']} weights", highlight=False)
     for run in found["runs"]:
@@ -184,7 +184,7 @@ def _show_predict(console: Console, found: dict[str, Any]) -> None:
             (row["way"], f"{row['seconds']:.3f}", f"{row['times as fast']:.2f}",
              *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %" if row["of the limit"] else "-",
                 f"{row['off by']:.0e}", f"{100 * row['labels']:.2f} %") if "labels" in row else ("-",) * 4),
-             *((readable(row["peak bytes"]) if row["peak bytes"] else "-",) if "peak bytes" in row else ()))
+             *((format_bytes(row["peak bytes"]) if row["peak bytes"] else "-",) if "peak bytes" in row else ()))
             for row in run["ways"]
         ]  # fmt: skip
         titles = ["way", "seconds", "times as fast", "GFLOP/s", "of the limit", "scores off by", "labels as plain"]

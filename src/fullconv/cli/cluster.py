@@ -23,12 +23,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fullconv.cli.loading import Asked, ready
+from fullconv.cli.loading import PredictRequest, ready
 from fullconv.cli.segmenting import Told, segment
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.inference.inputs import Input
 from fullconv.inference.outputs import Outputs
-from fullconv.inference.pipeline import Clock, Pace
+from fullconv.inference.pipeline import Clock, Throughput
 
 IMAGES = 16
 """Images that a worker takes at a time, at most."""
@@ -50,7 +50,7 @@ class Task:
     """What every worker must know: the place, the model, all inputs, and what is to be made of them."""
 
     place: Path
-    asked: Asked
+    asked: PredictRequest
     inputs: list[Input]
     outputs: Outputs
     every: int
@@ -132,15 +132,15 @@ class Worker:
 
 
 def segment_on_cluster(
-    args: argparse.Namespace, asked: Asked, inputs: list[Input], outputs: Outputs, told: Told,
+    args: argparse.Namespace, asked: PredictRequest, inputs: list[Input], outputs: Outputs, told: Told,
     seen: Callable[[Told, int], Any],
-) -> Pace:  # fmt: skip
+) -> Throughput:  # fmt: skip
     """Predict on the workers of a Ray cluster, into `outputs` and `told`."""
     notes = args.out / f".fullconv-notes-{secrets.token_hex(4)}"
     notes.mkdir()
     task = Task(Path.cwd(), asked, inputs, outputs, args.every, args.skip_existing, notes)
     found: dict[int, Told] = {}
-    pace, clock, began = Pace(), Clock(), time.perf_counter()
+    pace, clock, began = Throughput(), Clock(), time.perf_counter()
     try:
         with connected(args.ray, args.ray_workers) as ray:
             for text in said_by_workers(ray, task, args.ray_workers):
@@ -149,7 +149,7 @@ def segment_on_cluster(
                     raise RunError(said["ended"])
                 if "pace" in said:
                     clock.add(said["seconds"])
-                    pace.add(Pace(**said["pace"]))
+                    pace.add(Throughput(**said["pace"]))
                 elif said["number"] not in found:
                     facts = {kind: said[kind] for kind in ("written", "videos", "failed", "skipped")}
                     found[said["number"]] = Told(**facts)

@@ -72,7 +72,7 @@ def _fastest(
 
     asked, fingerprint = f"{engine}, {precision}", sha256_of(path) or ""
     usual = "fp32" if precision == "auto" else precision, "torch" if engine == "auto" else engine
-    best = autotune.remembered(path, fingerprint, asked)
+    best = autotune.cached_choice(path, fingerprint, asked)
     if best is not None and images * best.plain >= LONG:
         say(f"engine {best} (tried before, {autotune.place_of(path).name})")
         return load(path, best.precision, best.engine)
@@ -88,7 +88,7 @@ def _fastest(
     if images * seconds < LONG:
         return Predictor(plain.net, plain.header, *usual)
     say("trying the engines on the first image ...")
-    trials = autotune.tried(
+    trials = autotune.benchmark(
         plain.net, x, precisions() if precision == "auto" else (precision,), None if engine == "auto" else (engine,),
         progress=lambda trial: say(f"  {trial}{'' if trial.agrees else ': no'}"),
     )  # fmt: skip

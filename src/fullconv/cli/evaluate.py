@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fullconv import distributed
-    from fullconv.cli.loading import Asked, load_model
+    from fullconv.cli.loading import PredictRequest, load_model
     from fullconv.cli.show import Bar, four_numbers, print_json, print_scores
     from fullconv.datasets.open_dataset import default_splits, open_dataset
     from fullconv.evaluation.evaluate import evaluate_tasks
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.data, split, reading_of(args))
     # Of several processes each would find an engine of its own by a trial.
     engine = "auto" if args.model.suffix in SUFFIXES and args.engine == ENGINE else args.engine
-    asked = Asked(args.model, engine, args.precision, images=len(dataset) if ours.size == 1 else 1)
+    asked = PredictRequest(args.model, engine, args.precision, images=len(dataset) if ours.size == 1 else 1)
     predictor = cast(
         "Predictor",
         load_model(asked, lambda _: dataset[0].image, lambda line: console.print(line, highlight=False)),

@@ -14,7 +14,7 @@ from fullconv.errors import UsageError, shown
 if TYPE_CHECKING:
     from fullconv.data.dataset import Dataset, Image
     from fullconv.export.export import Checked
-    from fullconv.inference.exported import Exported
+    from fullconv.inference.exported import ExportedPredictor
     from fullconv.inference.predictor import Predictor
 
 HELP = "a model as ONNX, OpenVINO or torch.export, checked before it is kept"
@@ -130,7 +130,7 @@ def measure(dataset: Dataset) -> Any:
     """The mean IU of a net on this data, or of an exported file."""
     from fullconv.evaluation.evaluate import evaluate
 
-    def mean_iu(one: Predictor | Exported) -> float | None:
+    def mean_iu(one: Predictor | ExportedPredictor) -> float | None:
         return evaluate(cast("Predictor", one), dataset).mean_iu
 
     return mean_iu
@@ -148,7 +148,7 @@ def size_of(text: str) -> tuple[int, int] | None:
 
 def told(checked: Checked) -> list[tuple[str, str]]:
     """What was found, in words."""
-    from fullconv.profiling.process_memory import readable
+    from fullconv.profiling.process_memory import format_bytes
 
     found = checked.agreement
     sizes = ", ".join(f"{height}x{width}" for height, width in found.sizes[:6])
@@ -157,7 +157,7 @@ def told(checked: Checked) -> list[tuple[str, str]]:
     takes += f" from {checked.least}x{checked.least} up" if checked.least > 1 else ""
     kept = f" (fp32 in the first {checked.exact} convolutions)" if checked.exact else ""
     rows = [
-        ("written", f"{checked.path}, {readable(checked.bytes)}, {checked.precision}{kept}, for {takes}"),
+        ("written", f"{checked.path}, {format_bytes(checked.bytes)}, {checked.precision}{kept}, for {takes}"),
         ("checked", f"the file was run beside the net on {found.images} images of {sizes}{more}"),
         ("scores", f"differ by {found.difference:.2g} at most, {found.relative:.1e} of their range"),
         ("labels", f"{100 * found.labels:.4g} % of {found.pixels:,} pixels have the same"),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fullconv.cli.tiling import Large
 from fullconv.errors import UsageError, shown
-from fullconv.inference.large_image.options import Settings
+from fullconv.inference.large_image.options import TilingOptions
 
 if TYPE_CHECKING:
-    from fullconv.inference.exported import Exported
+    from fullconv.inference.exported import ExportedPredictor
     from fullconv.inference.outputs import Outputs
     from fullconv.inference.pipeline import Clock
     from fullconv.inference.predictor import Predictor
@@ -25,7 +25,7 @@ Read = Callable[["Model"], Any]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictRequest:
     """What is asked for: the model, its engine and precision, for how many images; the passes whose mean is taken; what
     is done with large images.
     """
@@ -36,7 +36,7 @@ class Asked:
     images: int = 1
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    large: Settings = Settings()
+    large: TilingOptions = TilingOptions()
 
     @property
     def augmented(self) -> bool:
@@ -44,7 +44,7 @@ class Asked:
         return self.flip or self.scales != (1.0,)
 
 
-class Ready(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model that is ready; the clock to which it tells what its time goes for, where it does; who predicts large
     images.
     """
@@ -54,7 +54,9 @@ class Ready(NamedTuple):
     large: Large
 
 
-def load_model(asked: Asked, first: Read | None = None, say: Say = lambda line: None) -> Predictor | Exported:
+def load_model(
+    asked: PredictRequest, first: Read | None = None, say: Say = lambda line: None
+) -> Predictor | ExportedPredictor:
     """What is in the file: told by its suffix before anything is imported.
 
     first: reads an image to try the engines with. say: is told which engine was picked.
@@ -78,7 +80,9 @@ def load_model(asked: Asked, first: Read | None = None, say: Say = lambda line: 
         ) from None
 
 
-def ready(asked: Asked, outputs: Outputs, first: Read | None = None, say: Say = lambda line: None) -> Ready:
+def ready(
+    asked: PredictRequest, outputs: Outputs, first: Read | None = None, say: Say = lambda line: None
+) -> LoadedModel:
     """The model and what goes around it; `first` and `say` as for `load_model`."""
     from fullconv.inference.pipeline import Clock
 
@@ -88,8 +92,8 @@ def ready(asked: Asked, outputs: Outputs, first: Read | None = None, say: Say = 
                   if used), None)  # fmt: skip
     large = Large(model, asked.large, outputs, whole, say)
     if not asked.augmented:
-        return Ready(model, None, large)
+        return LoadedModel(model, None, large)
     from fullconv.inference.tta import Augmented
 
     clock = Clock()
-    return Ready(Augmented(model, asked.scales, asked.flip, clock), clock, large)
+    return LoadedModel(Augmented(model, asked.scales, asked.flip, clock), clock, large)

@@ -16,7 +16,7 @@ from fullconv.errors import UsageError, shown, suggestion
 from fullconv.io.strict_yaml import load_plain
 
 if TYPE_CHECKING:
-    from fullconv.datasets.folder.classes_file import Reading
+    from fullconv.datasets.folder.classes_file import MaskOptions
 
 MODEL_FLAGS = tuple(spec.name for spec in fields(ModelConfig) if spec.name != "num_classes")
 TRAIN_FLAGS = tuple(spec.name for spec in fields(TrainConfig))
@@ -44,9 +44,9 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def reading_of(args: argparse.Namespace) -> Reading | None:
+def reading_of(args: argparse.Namespace) -> MaskOptions | None:
     """What those flags say; None where none was given."""
-    from fullconv.datasets.folder.classes_file import Reading
+    from fullconv.datasets.folder.classes_file import MaskOptions
 
     mapping: dict[int, int] = {}
     for pair in ",".join(args.map).split(",") if args.map else []:
@@ -56,8 +56,8 @@ def reading_of(args: argparse.Namespace) -> Reading | None:
         mapping[int(value)] = int(index)
     if args.colors not in (None, "voc", "auto"):
         raise UsageError(f"--colors is '{shown(args.colors)}'; give voc or auto")
-    reading = Reading(mapping, args.colors or "", args.skip_unpaired)
-    return None if reading == Reading() else reading
+    reading = MaskOptions(mapping, args.colors or "", args.skip_unpaired)
+    return None if reading == MaskOptions() else reading
 
 
 def add_settings(parser: argparse.ArgumentParser, cls: type, title: str, without: tuple[str, ...] = ()) -> None:

@@ -14,10 +14,10 @@ from fullconv.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fullconv.cli.loading import Asked
+    from fullconv.cli.loading import PredictRequest
     from fullconv.cli.segmenting import Told
     from fullconv.inference.inputs import Input
-    from fullconv.inference.pipeline import Pace
+    from fullconv.inference.pipeline import Throughput
 
 HELP = "segment images, folders of images and videos"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
@@ -114,15 +114,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def asked_of(args: argparse.Namespace) -> Asked:
+def asked_of(args: argparse.Namespace) -> PredictRequest:
     """The flags about the model and its passes."""
-    from fullconv.cli.loading import Asked
+    from fullconv.cli.loading import PredictRequest
 
     settings = tiling.settings_of(args)
-    return Asked(args.model, args.engine, args.precision, 1, scales_of(args.scales), args.flip, settings)
+    return PredictRequest(args.model, args.engine, args.precision, 1, scales_of(args.scales), args.flip, settings)
 
 
-def report(args: argparse.Namespace, console: Console, told: Told, pace: Pace, archive: Path | None) -> None:
+def report(args: argparse.Namespace, console: Console, told: Told, pace: Throughput, archive: Path | None) -> None:
     """Say what was written, how fast, and what the time went for."""
     from fullconv.cli.show import print_json
 

@@ -86,7 +86,7 @@ def planned(job: Run) -> tuple[list[tuple[str, str]], list[str]]:
     rows = [
         (
             "memory",
-            f"{process_memory.readable(found.peak)} at most{each}, of {process_memory.readable(free + found.held)}",
+            f"{process_memory.format_bytes(found.peak)} at most{each}, of {process_memory.format_bytes(free + found.held)}",
         )
     ]
     if found.seconds is not None and found.seconds_per_step is not None:
@@ -155,5 +155,5 @@ def step(bar: Bar, record: Record) -> None:
     bar.update(
         record.step,
         f"loss {record.loss:.3f}  {record.images / max(record.seconds, 1e-9):.1f} images/s"
-        f"  {process_memory.readable(record.memory)}{reached}",
+        f"  {process_memory.format_bytes(record.memory)}{reached}",
     )

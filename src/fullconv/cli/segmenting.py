@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fullconv.errors import UsageError, shown
 from fullconv.inference.inputs import Input
 from fullconv.inference.outputs import Outputs, Written
-from fullconv.inference.pipeline import Clock, Pace, overlapped
+from fullconv.inference.pipeline import Clock, Throughput, run_pipeline
 
 if TYPE_CHECKING:
-    from fullconv.cli.loading import Ready
+    from fullconv.cli.loading import LoadedModel
     from fullconv.data.dataset import Image
     from fullconv.inference.segmentation import Segmentation
     from fullconv.io.video import VideoFile
@@ -49,14 +49,14 @@ class Told:
 
 
 def segment(
-    ready: Ready,
+    ready: LoadedModel,
     inputs: list[Input],
     outputs: Outputs,
     told: Told,
     every: int = 1,
     skip: bool = False,
     seen: Callable[[Told, int], Any] = lambda told, expected: None,
-) -> Pace:
+) -> Throughput:
     """Predict all inputs in their order, into `outputs` and `told`.
 
     ready: the model, its clock if it tells itself what its time goes for, and who predicts large images. every: of
@@ -114,7 +114,7 @@ def segment(
         seen(told, max(videos.expected, told.done))
 
     try:
-        return overlapped(jobs(), read, work, write, done, _size)
+        return run_pipeline(jobs(), read, work, write, done, _size)
     finally:
         videos.drop()
         told.seconds = clock.seconds

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from fullconv.inference.exported import Exported
-    from fullconv.inference.large_image.options import Settings
+    from fullconv.inference.exported import ExportedPredictor
+    from fullconv.inference.large_image.options import TilingOptions
     from fullconv.inference.large_image.predict_file import Facts
     from fullconv.inference.outputs import Outputs
     from fullconv.inference.predictor import Predictor
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> TilingOptions:
     """The flags as they are meant; refused in one line where they are not."""
-    from fullconv.inference.large_image.options import Settings
+    from fullconv.inference.large_image.options import TilingOptions
     from fullconv.io.decoding import MAX_PIXELS
 
     tile: int | str = args.tile
@@ -58,7 +58,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if args.format not in (None, *FORMATS):
         raise UsageError(f"--format {args.format}: there is no such format; One of: {', '.join(FORMATS)}")
     most = None if args.memory is None else args.memory * 10**6
-    return Settings(tile, args.halo, most, args.max_pixels or MAX_PIXELS, args.format)
+    return TilingOptions(tile, args.halo, most, args.max_pixels or MAX_PIXELS, args.format)
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,22 @@ class Large:
     told the plan of each, and what there is to say of it afterwards.
     """
 
-    model: Predictor | Exported
-    settings: Settings
+    model: Predictor | ExportedPredictor
+    settings: TilingOptions
     outputs: Outputs
     whole: str | None
     say: Callable[[str], Any]
 
     def takes(self, path: Path) -> bool:
         """Whether a file is for here. Raises `UsageError` where it is, and cannot be."""
-        from fullconv.inference.exported import Exported
-        from fullconv.inference.large_image.options import WHOLE, Settings
+        from fullconv.inference.exported import ExportedPredictor
+        from fullconv.inference.large_image.options import WHOLE, TilingOptions
         from fullconv.io.windowed import outline
 
-        if isinstance(self.model, Exported):  # without torch, as long as that will do
+        if isinstance(self.model, ExportedPredictor):  # without torch, as long as that will do
             found = outline(path, self.model.header.input.bands, self.settings.max_pixels)
             small = found.height * found.width <= WHOLE and found.place is None
-            if self.settings == Settings(max_pixels=self.settings.max_pixels) and small:
+            if self.settings == TilingOptions(max_pixels=self.settings.max_pixels) and small:
                 return False
         from fullconv.inference.large_image.predict_file import is_ordinary
 

@@ -61,7 +61,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Stream:
+class BatchStream:
     """The endless sequence of batches of a data set: ``stream[t]`` is the batch of step t, whoever asks and
     whenever.
 
@@ -108,12 +108,12 @@ def collate(samples: list[Sample], fill: Fill) -> Batch:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShard:
     """What process `rank` of `size` takes of a stream of which `parts` batches make a step: every `size`-th of them
     where that comes out even, else every `size`-th sample of each. Together they are the batches of one process.
     """
 
-    stream: Stream
+    stream: BatchStream
     parts: int
     rank: int = 0
     size: int = 1
@@ -155,7 +155,7 @@ def loading_processes(workers: int | None) -> int:
 
 
 def batches(
-    stream: Stream | Share, start: int, stop: int, workers: int | None = None, timeout: float = 0
+    stream: BatchStream | RankShard, start: int, stop: int, workers: int | None = None, timeout: float = 0
 ) -> Iterator[Batch]:
     """The batches `start` to `stop`, made ahead by so many worker processes (0: in this one).
 
@@ -237,7 +237,7 @@ def _only(items: list[Any]) -> Any:
 
 @dataclass(frozen=True)
 class _Steps:
-    stream: Stream | Share
+    stream: BatchStream | RankShard
     start: int
     stop: int
 

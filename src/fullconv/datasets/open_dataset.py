@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from fullconv.datasets.folder.classes_file import Reading
+    from fullconv.datasets.folder.classes_file import MaskOptions
 from fullconv.data.dataset import SPLITS, Dataset
 
 
@@ -40,7 +40,7 @@ def default_splits(name_or_path: str | Path) -> tuple[str, str | None]:
     return "train", "val" if "val" in splits_of(name_or_path) else None
 
 
-def open_dataset(name_or_path: str | Path, split: str, reading: Reading | None = None) -> Dataset:
+def open_dataset(name_or_path: str | Path, split: str, reading: MaskOptions | None = None) -> Dataset:
     """Open one split of a data set: ``digits``; the name of an official one with its folder, ``voc2012:DIR`` (all
     names: `fullconv.datasets.published.catalog.abouts`); a folder of images and masks in one of the layouts of
     `fullconv.datasets.folder.layouts`; or one of polygons (`fullconv.datasets.annotations.annotation_dataset`). reading: what is said about the masks of a

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Dataset, tasks_of
-from fullconv.distributed import ALONE, Processes
+from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import UsageError
 from fullconv.inference.predictor import Predictor
 from fullconv.metrics import Counts, Scores, confusion_matrix, scores
@@ -48,7 +48,7 @@ def evaluate_tasks(
     predictor: Predictor,
     dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
     ended: Callable[[], bool] | None = None,
 ) -> Mapping[str, Scores]:
     """The four numbers of the paper for each task (``semantic``; SIFT Flow's ``geometric``, of which the paper gives
@@ -82,7 +82,7 @@ def evaluate(
     predictor: Predictor,
     dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
     ended: Callable[[], bool] | None = None,
 ) -> Scores:
     """The four numbers of the paper for a model on a split, from one confusion matrix over all of it.

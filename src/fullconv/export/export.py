@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.backends.metadata import Card
+from fullconv.backends.metadata import ExportMetadata
 from fullconv.config import Size, to_mapping
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.export.gate import Agreement, compare, odd_sizes, photographs, to_size
-from fullconv.inference.exported import SUFFIXES, Exported, load_exported
+from fullconv.inference.exported import SUFFIXES, ExportedPredictor, load_exported
 from fullconv.inference.large_image.halo import reach
 from fullconv.inference.predictor import Predictor
 from fullconv.inference.preprocess import to_input
 from fullconv.io.atomic import move_into_place
 from fullconv.models.fcn import FCN
-from fullconv.optimize.size_specialization import without_ring
+from fullconv.optimize.size_specialization import specialize_for_size
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,7 +45,7 @@ EXACT = (0, 2, 4, 8)
 of the net: their channels may have ranges that differ a hundredfold.
 """
 
-Measure = Callable[[Predictor | Exported], float | None]
+Measure = Callable[[Predictor | ExportedPredictor], float | None]
 """The mean IU of a net, or of an exported file."""
 
 
@@ -80,11 +80,11 @@ class Checked:
         return None
 
 
-def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") -> Card:
+def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") -> ExportMetadata:
     """What the exported file of a net is to say of itself."""
     net, header = _fcn(predictor), predictor.header
     far, join = reach(net), net.joins[-1]
-    return Card(
+    return ExportMetadata(
         labels=header.labels,
         input=header.input,
         size=size,
@@ -119,7 +119,7 @@ def export(
     measure = measure and cache(measure)  # that of the net is the same at every try
     net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
     if size is not None:
-        net = without_ring(net.eval(), *size)
+        net = specialize_for_size(net.eval(), *size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         made = Path(folder) / path.name
@@ -142,7 +142,7 @@ def export(
     raise AssertionError
 
 
-def write(graph: ModelProto, card: Card, path: Path, inputs: Sequence[NDArray[np.float32]] = ()) -> None:
+def write(graph: ModelProto, card: ExportMetadata, path: Path, inputs: Sequence[NDArray[np.float32]] = ()) -> None:
     """Write the graph of a net as .onnx or .xml; with inputs to calibrate by, in 8-bit integers."""
     from fullconv.backends import onnx, openvino
     from fullconv.export import int8 as quantize

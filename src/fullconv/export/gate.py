@@ -10,7 +10,7 @@ import numpy as np
 from fullconv.config import InputConvention, Size
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError
-from fullconv.inference.exported import Exported
+from fullconv.inference.exported import ExportedPredictor
 from fullconv.inference.predictor import Predictor
 
 SIZES = ((1, 1), (33, 47), (97, 131), (240, 321), (375, 500))
@@ -39,7 +39,9 @@ class Agreement:
         return self.difference / self.spread if self.spread else float(self.difference > 0)
 
 
-def compare(predictor: Predictor, exported: Exported, whole: Exported, images: Sequence[Image]) -> Agreement:
+def compare(
+    predictor: Predictor, exported: ExportedPredictor, whole: ExportedPredictor, images: Sequence[Image]
+) -> Agreement:
     """The agreement of a net with its file, run in both ways: to the coarse scores, and `whole` to the logits."""
     difference, low, high = 0.0, np.inf, -np.inf
     same = {"coarse": 0, "whole": 0}

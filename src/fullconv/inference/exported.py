@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.backends.metadata import COARSE, LOGITS, Card
+from fullconv.backends.metadata import COARSE, LOGITS, ExportMetadata
 from fullconv.data.dataset import Image
 from fullconv.errors import UsageError, shown
 from fullconv.inference.coarse_scores import CoarseScores
@@ -25,13 +25,13 @@ SUFFIXES = (".onnx", ".xml", ".pt2")
 """Of the files that `load_exported` reads."""
 
 
-class Exported:
+class ExportedPredictor:
     """An exported net together with what it needs to be fed and read: call it with an image, like a `Predictor`.
 
     net: gives coarse scores, or the logits where it has no such. header: what the file says of itself.
     """
 
-    def __init__(self, net: Run, header: Card, name: str) -> None:
+    def __init__(self, net: Run, header: ExportMetadata, name: str) -> None:
         self.net = net
         self.header = header
         self.name = name
@@ -85,7 +85,7 @@ class Exported:
 
 def load_exported(
     path: str | Path, precision: str = "fp32", threads: int | None = None, whole: bool = False
-) -> Exported:
+) -> ExportedPredictor:
     """What ``fullconv export`` wrote: m.onnx, m.xml (with m.bin beside it), m.pt2 (which needs torch).
 
     precision: ``bf16`` for an .xml on a CPU that multiplies it. threads: how many the engine may use. whole: let the
@@ -105,17 +105,17 @@ def load_exported(
         from fullconv.backends import torch_export
 
         program, card = torch_export.read(path)
-        return Exported(torch_export.ProgramNet(program), card, path.name)
+        return ExportedPredictor(torch_export.ProgramNet(program), card, path.name)
     if path.suffix == ".onnx":
         from fullconv.backends import onnx
 
         graph = onnx.read(path)
         card = onnx.read_card(graph, path)
         graph = graph if whole or card.window is None else onnx.cut(graph, [COARSE[task] for task in card.tasks])
-        return Exported(onnx.OnnxNet(graph, threads, path), card, path.name)
+        return ExportedPredictor(onnx.OnnxNet(graph, threads, path), card, path.name)
     from fullconv.backends import openvino
 
     model = openvino.read(path)
     card = openvino.read_card(model, path)
     model = model if whole or card.window is None else openvino.cut(model, [COARSE[task] for task in card.tasks])
-    return Exported(openvino.OpenvinoNet(model, precision, threads), card, path.name)
+    return ExportedPredictor(openvino.OpenvinoNet(model, precision, threads), card, path.name)

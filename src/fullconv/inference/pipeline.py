@@ -29,7 +29,7 @@ Job = TypeVar("Job")
 
 
 @dataclass
-class Pace:
+class Throughput:
     """How fast it went: images through the net, seconds in all, and of those from the first image at the net to the end
     of the last the seconds in which the net worked.
     """
@@ -54,7 +54,7 @@ class Pace:
         """Images a second."""
         return self.images / self.seconds if self.seconds else 0.0
 
-    def add(self, other: Pace) -> None:
+    def add(self, other: Throughput) -> None:
         """What another net did, somewhere else: the times of both are summed."""
         self.images += other.images
         self.seconds += other.seconds
@@ -96,7 +96,7 @@ class Clock:
                 self.seconds[what] = self.seconds.get(what, 0.0) + more
 
 
-def overlapped(
+def run_pipeline(
     jobs: Iterable[Job],
     read: Callable[[Job], Any],
     work: Callable[[Any], Any],
@@ -105,7 +105,7 @@ def overlapped(
     size: Callable[[Any], int],
     room: int = ROOM,
     threads: int = THREADS,
-) -> Pace:
+) -> Throughput:
     """Read, work and write every job; `work` is called here, one after the other, the others in threads.
 
     read: what `work` takes, or None for a job that has nothing for the net. write: of what `work` gave. done: called
@@ -118,8 +118,8 @@ def overlapped(
     """
     names = (("read", threads), ("write", threads), ("done", 1))
     readers, writers, last = pools = [ThreadPoolExecutor(n, f"fullconv-{name}") for name, n in names]
-    ahead, behind = _Ahead(room), _Behind(room, 4 * threads)
-    pace, began = Pace(), time.perf_counter()
+    ahead, behind = Prefetcher(room), Writeback(room, 4 * threads)
+    pace, began = Throughput(), time.perf_counter()
     coming, waiting = enumerate(jobs), deque[tuple[int, Job, Future[Any]]]()
 
     def read_ahead() -> None:
@@ -166,7 +166,7 @@ def overlapped(
     return pace
 
 
-class _Ahead:
+class Prefetcher:
     """The images that are read and wait for the net, in bytes. A thread reads when there is room for one more as large
     as the largest of the last ones, or when the net waits for just this one.
     """
@@ -220,7 +220,7 @@ class _Ahead:
             self.changed.notify_all()
 
 
-class _Behind:
+class Writeback:
     """What the net has done and is not written yet, in its order, and its bytes."""
 
     def __init__(self, room: int, most: int) -> None:

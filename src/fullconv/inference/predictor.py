@@ -20,7 +20,7 @@ from fullconv.inference.tensor_input import to_input
 from fullconv.labels import LabelSpace
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
-from fullconv.optimize.compiled import SIGHT, Prepared, check
+from fullconv.optimize.compiled import WARMUP, CompiledModel, check
 from fullconv.profiling import process_memory
 from fullconv.weights import checkpoint
 from fullconv.weights.checkpoint import Header
@@ -43,12 +43,12 @@ class Predictor:
         self.header = header
         self.precision = precision
         self.engine = engine
-        self.prepared: Prepared | None = None
+        self.prepared: CompiledModel | None = None
         if engine != "eager":
             if not isinstance(net, FCN):
                 raise UsageError(f"engine {engine}: it takes an FCN, not {type(net).__name__}; use the engine eager")
             # For one image a form for its size would cost more than it saves.
-            self.prepared = Prepared(net, engine, precision, sight=SIGHT[engine])
+            self.prepared = CompiledModel(net, engine, precision, sight=WARMUP[engine])
 
     @property
     def labels(self) -> LabelSpace:
@@ -86,7 +86,7 @@ class Predictor:
             if process_memory.is_out_of_memory(problem):
                 height, width = image.shape[:2]
                 raise RunError(
-                    f"image of {height}x{width}: {process_memory.lacking(problem)}; give --tile, or a smaller image"
+                    f"image of {height}x{width}: {process_memory.describe(problem)}; give --tile, or a smaller image"
                 ) from None
             raise
         finally:

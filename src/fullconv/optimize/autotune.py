@@ -21,7 +21,7 @@ from fullconv.errors import FullconvError, RunError
 from fullconv.hardware import processor
 from fullconv.io.atomic import write_atomically
 from fullconv.models.fcn import FCN
-from fullconv.optimize.compiled import EXTRAS, PRECISIONS, Prepared, check, installed
+from fullconv.optimize.compiled import EXTRAS, PRECISIONS, CompiledModel, check, installed
 from fullconv.profiling.process_memory import is_out_of_memory
 
 WITHIN = {"fp32": 1e-4, "bf16": float("inf")}
@@ -61,7 +61,7 @@ class Trial:
         )
 
 
-def tried(
+def benchmark(
     net: FCN, x: Tensor, precisions: Iterable[str] = ("fp32", "bf16"), engines: Iterable[str] | None = None,
     rounds: int = 3, progress: Callable[[Trial], Any] | None = None,
 ) -> list[Trial]:  # fmt: skip
@@ -94,7 +94,7 @@ def tried(
 
 
 def _tried(net: FCN, x: Tensor, engine: str, precision: str, wanted: dict[str, Tensor], rounds: int) -> Trial:
-    prepared = Prepared(net, engine, precision)
+    prepared = CompiledModel(net, engine, precision)
     logits = prepared(x)
     logits = logits if isinstance(logits, dict) else {"semantic": logits}
     difference, labels = 0.0, 1.0
@@ -106,7 +106,7 @@ def _tried(net: FCN, x: Tensor, engine: str, precision: str, wanted: dict[str, T
     return Trial(engine, precision, seconds, difference, labels)
 
 
-def seconds_of(net: FCN | Prepared, x: Tensor) -> float:
+def seconds_of(net: FCN | CompiledModel, x: Tensor) -> float:
     """What one run takes."""
     with torch.inference_mode():
         began = time.perf_counter()
@@ -114,7 +114,7 @@ def seconds_of(net: FCN | Prepared, x: Tensor) -> float:
         return time.perf_counter() - began
 
 
-def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> Prepared:
+def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> CompiledModel:
     """A net prepared for speed, from (N, C, H, W) to logits.
 
     size: height and width to prepare for now; other sizes are prepared when they come. engine: one of `ENGINES`, or
@@ -134,9 +134,9 @@ def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engin
         if size is not None and len(able) > 1:
             seeded = torch.Generator().manual_seed(0)
             x = torch.randn(1, model.config.channels * len(model.streams), *size, generator=seeded)
-            agreeing = [trial for trial in tried(model, x, [precision], able) if trial.agrees]
+            agreeing = [trial for trial in benchmark(model, x, [precision], able) if trial.agrees]
             engine = fastest(agreeing).engine if agreeing else "torch"
-    found = Prepared(model, engine, precision)
+    found = CompiledModel(model, engine, precision)
     if size is not None:
         found.coarse(torch.zeros(1, model.config.channels * len(model.streams), *size))
     return found
@@ -166,7 +166,7 @@ def remember(model: Path, fingerprint: str, asked: str, trial: Trial) -> bool:
     return True
 
 
-def remembered(model: Path, fingerprint: str, asked: str) -> Trial | None:
+def cached_choice(model: Path, fingerprint: str, asked: str) -> Trial | None:
     """The choice made before for this model, machine, versions and precision asked for; None where there is none."""
     found = _kept(place_of(model)).get(_key(fingerprint, asked))
     try:

@@ -22,7 +22,7 @@ from fullconv.config import Size
 from fullconv.errors import UsageError, suggestion
 from fullconv.models.fcn import FCN
 from fullconv.optimize.fold_batchnorm import folded
-from fullconv.optimize.size_specialization import without_ring
+from fullconv.optimize.size_specialization import specialize_for_size
 
 if TYPE_CHECKING:
     from fullconv.backends.onnx import OnnxNet
@@ -38,7 +38,7 @@ ENGINES = ("torch", "compile", "onnx", "openvino")
 PRECISIONS = {"torch": ("fp32", "bf16"), "compile": ("fp32", "bf16"), "onnx": ("fp32",), "openvino": ("fp32", "bf16")}
 """The precisions of each engine."""
 
-SIGHT = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4}
+WARMUP = {"torch": 1, "compile": 16, "onnx": 8, "openvino": 4}
 """How many images of a size are taken by the net as it is before a form for that size is made, which takes the time of
 about so many."""
 
@@ -72,7 +72,7 @@ def check(engine: str, precision: str) -> None:
         raise UsageError(f"engine {engine}: it is not installed; pip install 'fullconv[{engine}]'")
 
 
-class Prepared:
+class CompiledModel:
     """An FCN prepared by one engine: call it with the net's own input (N, C, H, W) of any size.
 
     sight: how many images of a size are seen before a form for that size is made; those before take the net as it is,
@@ -136,7 +136,7 @@ class Prepared:
         return self.plain if self.quick is None else torch_cpu.form(self.quick(self.net), self.precision)
 
     def _make(self, size: Size) -> Callable[[Tensor], Scores]:
-        net = without_ring(self.net, *size)
+        net = specialize_for_size(self.net, *size)
         if self.quick is not None:
             net = self.quick(net)
         if self.engine == "torch":

@@ -28,7 +28,7 @@ from fullconv.models.trace import (
 
 
 @dataclass(frozen=True)
-class Extent:
+class CellRange:
     """The cells of one feature on one axis: `cells` in all; those from `begin` to before `end` may see the image; the
     first `front` and the last `back` see the border of the canvas. All others are ring.
     """
@@ -49,7 +49,7 @@ class Extent:
         """The cells that may see the image."""
         return self.end - self.begin
 
-    def through(self, window: Window, borderless: bool) -> Extent:
+    def through(self, window: Window, borderless: bool) -> CellRange:
         """The extent behind a layer. borderless: its padding is no border: what it pads is what the ring holds.
 
         >>> Extent(500, 0, 500).through(Window(3, padding=100), borderless=True)
@@ -63,21 +63,21 @@ class Extent:
         end = min(cells, (self.end - 1 + pad) // step + 1)
         front = 0 if borderless and not self.front else -(-(self.front + pad) // step)
         first = cells if borderless and not self.back else -(-(self.cells - self.back + pad - reach) // step)
-        return Extent(cells, begin, end, min(front, cells), max(0, min(cells, cells - first)))
+        return CellRange(cells, begin, end, min(front, cells), max(0, min(cells, cells - first)))
 
-    def union(self, other: Extent) -> Extent:
+    def union(self, other: CellRange) -> CellRange:
         """The extent of a sum or concatenation of two features on one grid."""
-        return Extent(
+        return CellRange(
             self.cells, min(self.begin, other.begin), max(self.end, other.end),
             max(self.front, other.front), max(self.back, other.back),
         )  # fmt: skip
 
-    def leaves(self, window: Window, source: Extent) -> bool:
+    def leaves(self, window: Window, source: CellRange) -> bool:
         """Whether image cells of this feature look over the border of the one that it is made of."""
         first, last = self.begin * window.stride, (self.end - 1) * window.stride
         return first < window.padding or last - window.padding + window.span > source.cells
 
-    def seen_by(self, window: Window, out: Extent) -> tuple[int, int]:
+    def seen_by(self, window: Window, out: CellRange) -> tuple[int, int]:
         """The ring cells that a layer needs before and after the image cells of this feature, to make those of `out`;
         negative where it needs fewer than there are.
         """
@@ -85,7 +85,7 @@ class Extent:
         last = (out.end - 1) * window.stride - window.padding + window.span
         return self.begin - first, last - self.end
 
-    def indices(self, wide: Extent) -> list[int]:
+    def indices(self, wide: CellRange) -> list[int]:
         """For each cell of a wider canvas of the same period the cell of this one that holds the same, image aside."""
         ring = self.front
         assert self.cells - self.front - self.back >= 1
@@ -94,7 +94,7 @@ class Extent:
         return [i if i < ring else ring if i < behind else i - wide.cells + self.cells for i in range(wide.cells)]
 
 
-Extents = dict[str, tuple[Extent, Extent]]
+CellRanges = dict[str, tuple[CellRange, CellRange]]
 """The extents of features on rows and columns, by name."""
 
 COPY = 100
@@ -116,7 +116,7 @@ class Plan:
 
     constants: Mapping[str, Tensor]
     ring: frozenset[str]
-    extents: Extents
+    extents: CellRanges
     work: float
 
 
@@ -130,7 +130,7 @@ def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> Pla
     nodes = {name: node for node, name in node_names(trunk.graph).items()}
     layers = dict(trunk.named_modules())
 
-    def found(more: Sequence[int]) -> tuple[float, Extents, frozenset[str]]:
+    def found(more: Sequence[int]) -> tuple[float, CellRanges, frozenset[str]]:
         extents = extents_of(trace, sides, more, constants, nodes, layers)
         ring = ring_of(trace, extents, nodes, layers)
         extents.update(_widened(trace, extents, ring, nodes, layers))
@@ -208,14 +208,14 @@ def kind_of(node: fx.Node, layers: Mapping[str, nn.Module]) -> str | None:
 def extents_of(
     trace: Trace, sides: tuple[int, int], more: Sequence[int], constants: Mapping[str, Tensor],
     nodes: Mapping[str, fx.Node], layers: Mapping[str, nn.Module],
-) -> Extents:  # fmt: skip
+) -> CellRanges:  # fmt: skip
     """The extents of all features; `more` zeros are taken for image above, below, left and right of it."""
-    found: Extents = {}
+    found: CellRanges = {}
     for name in trace.features:
         sources = [found[source] for source in trace.sources[name]]
         if not sources:
             found[name] = (
-                Extent(sides[0], -more[0], sides[0] + more[1]), Extent(sides[1], -more[2], sides[1] + more[3])
+                CellRange(sides[0], -more[0], sides[0] + more[1]), CellRange(sides[1], -more[2], sides[1] + more[3])
             )  # fmt: skip
             continue
         kind, first = kind_of(nodes[name], layers), trace.sources[name][0]
@@ -233,7 +233,7 @@ def extents_of(
 
 
 def ring_of(
-    trace: Trace, extents: Extents, nodes: Mapping[str, fx.Node], layers: Mapping[str, nn.Module]
+    trace: Trace, extents: CellRanges, nodes: Mapping[str, fx.Node], layers: Mapping[str, nn.Module]
 ) -> frozenset[str]:
     """The features that can be written above their constants: all that they are made of can, and no cell of them sees
     both image and border.
@@ -247,13 +247,13 @@ def ring_of(
 
 
 def _widened(
-    trace: Trace, extents: Extents, ring: frozenset[str], nodes: Mapping[str, fx.Node],
+    trace: Trace, extents: CellRanges, ring: frozenset[str], nodes: Mapping[str, fx.Node],
     layers: Mapping[str, nn.Module],
-) -> Extents:  # fmt: skip
+) -> CellRanges:  # fmt: skip
     """The extents of features in front of a pool with the ring cells that it looks at: the convolution that they come
     from computes them, a row or two, and nothing is copied to pad them. It also keeps 8-bit integers such.
     """
-    found: Extents = {}
+    found: CellRanges = {}
     readers = {name: [user for user in extents if name in trace.sources[user]] for name in extents}
     for pool, out in extents.items():
         if pool not in ring or kind_of(nodes[pool], layers) not in ("max", "average"):
@@ -275,7 +275,7 @@ def _widened(
 
 
 def _work(
-    trace: Trace, extents: Extents, ring: frozenset[str], nodes: Mapping[str, fx.Node],
+    trace: Trace, extents: CellRanges, ring: frozenset[str], nodes: Mapping[str, fx.Node],
     layers: Mapping[str, nn.Module],
 ) -> float:  # fmt: skip
     """Multiply-adds of the convolutions, and copies for padding in terms of them."""
@@ -296,7 +296,7 @@ def _work(
 
 
 def needed(
-    source: tuple[Extent, Extent], out: tuple[Extent, Extent], windows: Windows
+    source: tuple[CellRange, CellRange], out: tuple[CellRange, CellRange], windows: Windows
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The cells of padding before and after, on rows and columns."""
     return source[0].seen_by(windows[0], out[0]), source[1].seen_by(windows[1], out[1])

@@ -27,7 +27,7 @@ from fullconv.optimize.constant_padding import Plan, extents_of, kind_of, needed
 RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
 
-def without_ring(net: FCN, height: int, width: int) -> FCN:
+def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
     """The net for images of height x width alone that gives the same features and scores, and computes no ring.
 
     Weights are shared. The net itself comes back where nothing is to be gained: with tight padding, and where a layer

@@ -58,7 +58,7 @@ def available() -> int:
     return max(0, min(rooms))
 
 
-def give_back() -> None:
+def trim() -> None:
     """Give memory that is free in this process back to the system, where its C library keeps such (glibc); that of
     large tensors otherwise stays, in pieces.
     """
@@ -73,7 +73,7 @@ KEPT = 192 * 10**6
 """
 
 
-def keep() -> None:
+def set_malloc_thresholds() -> None:
     """Have the C library (glibc) hold what is given up, up to `KEPT`, for the next that ask. By itself it gives back
     what lies last in memory from some point on, and then every tensor begins with pages that the system has to fill
     with zeros.
@@ -86,7 +86,7 @@ def keep() -> None:
         library.mallopt(-1, KEPT)  # M_TRIM_THRESHOLD
 
 
-def readable(size: float) -> str:
+def format_bytes(size: float) -> str:
     """A number of bytes in words, in units of 1000.
 
     >>> [readable(n) for n in (12, 4_200, 812_000_000, 999_800_000, 1_340_000_000, 64 * 10**9)]
@@ -177,7 +177,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return any(_lacks(one) for one in _chain(problem))
 
 
-def asked(problem: BaseException) -> int | None:
+def requested_bytes(problem: BaseException) -> int | None:
     """The bytes that were asked for in vain, where the error says so.
 
     >>> asked(RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has ..."))
@@ -190,14 +190,16 @@ def asked(problem: BaseException) -> int | None:
     return None
 
 
-def lacking(problem: BaseException) -> str:
+def describe(problem: BaseException) -> str:
     """What is said of it: "out of memory", with what was asked for and what there is, where that is known.
 
     >>> lacking(MemoryError())
     'out of memory'
     """
-    wanted = asked(problem)
-    there = "" if wanted is None else f" ({readable(wanted)} were asked for, {readable(available())} are available)"
+    wanted = requested_bytes(problem)
+    there = (
+        "" if wanted is None else f" ({format_bytes(wanted)} were asked for, {format_bytes(available())} are available)"
+    )
     return f"out of memory{there}"
 
 

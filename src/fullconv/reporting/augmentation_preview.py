@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data.dataset import SEMANTIC, Dataset, Image, Sample
-from fullconv.data.loader import Stream, sample_index
+from fullconv.data.loader import BatchStream, sample_index
 from fullconv.data.transforms import augmentation, outside
 from fullconv.errors import UsageError
 from fullconv.io.image import overlay
@@ -57,7 +57,7 @@ def draw_augmented(
         index = sample_index(config.seed, step * config.batch_size, len(dataset), config.replacement)
         sample = dataset[index]
         again = _Again(sample, dataset.labels)
-        batch = Stream(again, transform, fill, batch_size=columns - 1, seed=config.seed)[step]
+        batch = BatchStream(again, transform, fill, batch_size=columns - 1, seed=config.seed)[step]
         versions = zip(batch.images, batch.labels[SEMANTIC], strict=True)
         grid.append([_seen(*pair, dataset.labels) for pair in ((sample.image, sample.semantic), *versions)])
     return side_by_side(grid, ["as it is", *(f"slot {slot}" for slot in range(columns - 1))])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fullconv.check.findings import Findings, Mark
+from fullconv.check.findings import Findings, SampleProblem
 from fullconv.data.dataset import Dataset, Sample
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
@@ -189,7 +189,7 @@ def _marked(found: Findings, labels: LabelSpace) -> Section | None:
     return Section("Samples with findings", text, (Gallery(tuple(figures), columns=2),))
 
 
-def _in_turn(marks: Sequence[Mark]) -> list[Mark]:
+def _in_turn(marks: Sequence[SampleProblem]) -> list[SampleProblem]:
     """Errors first; of each severity the first mark of every kind, then the second of every kind ..."""
     rank: dict[str, int] = {}
     order = []

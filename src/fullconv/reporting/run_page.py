@@ -18,7 +18,7 @@ from fullconv.inference.predictor import Predictor
 from fullconv.io.atomic import write_atomically
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Counts, scores
-from fullconv.profiling.process_memory import readable
+from fullconv.profiling.process_memory import format_bytes
 from fullconv.reporting import figures
 from fullconv.reporting.audit import audit_section
 from fullconv.reporting.formatting import counted, data_name, duration, with_sign
@@ -179,7 +179,7 @@ def _training(log: list[dict[str, Any]]) -> Section:
     evaluations = counted(sum(1 for line in log if line.get("scores")), "evaluation")
     memory = max((line["memory"] for line in log if line.get("memory")), default=None)
     if memory is not None:
-        text += f" The process needed up to {readable(memory)} of memory."
+        text += f" The process needed up to {format_bytes(memory)} of memory."
     alt = f"Curves over the steps: the loss, the mean IU at {evaluations}, the learning rate. {text}"
     return Section("Training", text, (Figure(figures.curves(log), "", alt, figures.curves(log, NARROW)),))
 

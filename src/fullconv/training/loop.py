@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data.dataset import SEMANTIC, Dataset, tasks_of
-from fullconv.data.loader import Batch, Share, Stream, batches
+from fullconv.data.loader import Batch, BatchStream, RankShard, batches
 from fullconv.data.transforms import Fill, Transform, augmentation, outside
-from fullconv.distributed import ALONE, Processes
+from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import RunError, UsageError
 from fullconv.hardware import multiplies_bf16
 from fullconv.metrics import Scores
@@ -97,7 +97,7 @@ def move_average(state: State, decay: float) -> None:
 
 
 @contextlib.contextmanager
-def kept(state: State) -> Iterator[nn.Module]:
+def ema_weights(state: State) -> Iterator[nn.Module]:
     """The net with the weights that are evaluated and kept: the moving average, where there is one."""
     if state.average is None:
         yield state.net
@@ -122,16 +122,18 @@ def objectives_of(config: TrainConfig, dataset: Dataset) -> dict[str, Objective]
     }
 
 
-def stream_of(net: nn.Module, dataset: Dataset, config: TrainConfig, fill: Fill, transform: Transform | None) -> Stream:
+def make_stream(
+    net: nn.Module, dataset: Dataset, config: TrainConfig, fill: Fill, transform: Transform | None
+) -> BatchStream:
     """The batches that the settings ask for."""
     change = transform or augmentation(config, fill)
     if config.shift:
         change = one_after_another([change, random_shift(stride_of(net), fill)])
     drawn = Balanced(dataset, config.seed) if config.balance else dataset
-    return Stream(drawn, change, fill, config.drawn, config.seed, config.replacement or config.balance)
+    return BatchStream(drawn, change, fill, config.drawn, config.seed, config.replacement or config.balance)
 
 
-def parts_of(state: State, share: Share, batches: list[Batch], config: TrainConfig) -> list[Part]:
+def make_batches(state: State, share: RankShard, batches: list[Batch], config: TrainConfig) -> list[Part]:
     """The batches of a step with their labels, of which cells that do not count are void, and their seeds."""
     parts = []
     for place, batch in enumerate(batches):
@@ -157,7 +159,7 @@ def chosen_precision(precision: str, device: torch.device | str = "cpu") -> torc
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and fast) else torch.float32
 
 
-def chosen_device(device: str, processes: Processes = ALONE) -> torch.device:
+def chosen_device(device: str, processes: ProcessGroup = ALONE) -> torch.device:
     """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for; of several processes, each has its own.
 
     Raises `UsageError` where the machine has none of that name.
@@ -192,7 +194,7 @@ def fit(
     *,
     transform: Transform | None = None,
     score: Callable[[nn.Module], Scores | None] | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Iterator[Record]:
     """Train `state.net` on `dataset` from `state.step` to the end, yielding a record after every step.
 
@@ -203,8 +205,8 @@ def fit(
     Raises `RunError` when the loss or its gradient is not finite, before the weights are touched.
     """
     total = config.total_steps(len(dataset))
-    share = Share(
-        stream_of(state.net, dataset, config, outside(convention, dataset.labels.ignore_index), transform),
+    share = RankShard(
+        make_stream(state.net, dataset, config, outside(convention, dataset.labels.ignore_index), transform),
         config.accumulate, processes.rank, processes.size,
     )  # fmt: skip
     device = next(state.net.parameters()).device
@@ -217,8 +219,8 @@ def fit(
     source = batches(share, state.step * share.mine, total * share.mine, config.workers, config.worker_timeout)
     pieces = 1
     while state.step < total:
-        parts = parts_of(state, share, [next(source) for _ in range(share.mine)], config)
-        images, valid, pixels = made_of(parts, dataset.labels.ignore_index, processes)
+        parts = make_batches(state, share, [next(source) for _ in range(share.mine)], config)
+        images, valid, pixels = step_counts(parts, dataset.labels.ignore_index, processes)
         if state.step == 0 and config.optimizer == "sgd":
             check_rate(config.loss, config.lr, pixels // config.accumulate if config.loss == "mean" else pixels)
         lr = learning_rate(config, state.step, total)
@@ -234,7 +236,7 @@ def fit(
 
         found = None
         if score is not None and is_scored(config, state.step, total):
-            with kept(state):
+            with ema_weights(state):
                 found = score(state.net)
             train_mode(state.net, freeze_bn)
         yield Record(state.step, loss, lr, images, valid, seconds, found, pieces, process_memory.peak())
@@ -246,7 +248,7 @@ def is_scored(config: TrainConfig, step: int, total: int) -> bool:
     return step % (config.eval_every or max(1, total // 10)) == 0 or step == total
 
 
-def made_of(parts: list[Part], ignore_index: int, processes: Processes) -> tuple[int, int, int]:
+def step_counts(parts: list[Part], ignore_index: int, processes: ProcessGroup) -> tuple[int, int, int]:
     """Images, valid pixels and pixels of a step, in all processes."""
     images = sum(len(part.batch.names) for part in parts)
     valid = sum(int((part.labels[SEMANTIC] != ignore_index).sum()) for part in parts)
@@ -272,7 +274,7 @@ def gradient(
                 raise
             if pieces >= most or work.processes.size > 1:
                 raise RunError(
-                    f"step {state.step + 1}: {process_memory.lacking(problem)}; give a smaller --crop"
+                    f"step {state.step + 1}: {process_memory.describe(problem)}; give a smaller --crop"
                     + ("" if most == 1 else " or --batch-size")
                 ) from None
             pieces = min(2 * pieces, most)

@@ -19,7 +19,7 @@ from fullconv.data.dataset import Dataset
 from fullconv.data.loader import AHEAD, loading_processes
 from fullconv.data.transforms import outside
 from fullconv.profiling import process_memory
-from fullconv.profiling.process_memory import readable
+from fullconv.profiling.process_memory import format_bytes
 from fullconv.training.batch_sizes import Shapes, shapes, sizes_of
 from fullconv.training.dry_run import (
     Shape,
@@ -28,7 +28,7 @@ from fullconv.training.dry_run import (
     tally,
     tally_of_evaluation,
 )
-from fullconv.training.loop import State, stream_of
+from fullconv.training.loop import State, make_stream
 
 LIBRARIES = 50_000_000
 """Bytes that torch's libraries take for themselves in the first steps: code, tables, threads."""
@@ -168,7 +168,7 @@ def seconds_of_loading(state: State, dataset: Dataset, config: TrainConfig, conv
     """
     fill = outside(convention, dataset.labels.ignore_index)
     # Which images are drawn decides little of the time, and for balance all labels would have to be read.
-    stream = stream_of(state.net, dataset, replace(config, balance=False), fill, None)
+    stream = make_stream(state.net, dataset, replace(config, balance=False), fill, None)
     times = [time.perf_counter()]
     for number in range(2):
         stream[number]
@@ -182,7 +182,7 @@ def advice(plan: Plan, available: int) -> str | None:
     """
     if plan.needed <= available:
         return None
-    said = f"this training needs {readable(plan.needed)} more memory, and {readable(available)} are available"
+    said = f"this training needs {format_bytes(plan.needed)} more memory, and {format_bytes(available)} are available"
     cures = [cure for cure in (_smaller_batch(plan, available), _bf16(plan, available)) if cure]
     if not cures:
         cures = [cure for cure in (_crop(plan, available),) if cure]

@@ -20,7 +20,7 @@ from fullconv import __version__
 from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
 from fullconv.data.dataset import Dataset, tasks_of
 from fullconv.data.loader import worker_faults
-from fullconv.distributed import ALONE, Processes
+from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import RunError, UsageError
 from fullconv.evaluation.evaluate import Interrupted, evaluate
 from fullconv.inference.predictor import Predictor
@@ -36,9 +36,9 @@ from fullconv.training.loop import (
     State,
     chosen_device,
     chosen_precision,
+    ema_weights,
     fit,
     is_scored,
-    kept,
 )
 from fullconv.training.resume import settle, surroundings
 from fullconv.training.saved_state import newest_state, refuse_without_room, restore, save_state
@@ -82,7 +82,7 @@ class Run:
     progress: Progress
     transplant: Transplant | None
     doubts: tuple[str, ...] = ()
-    processes: Processes = ALONE
+    processes: ProcessGroup = ALONE
     lock: FileLock | None = field(default=None, repr=False)
 
     @property
@@ -110,7 +110,7 @@ def prepare(
     resume: bool = False,
     command: str | None = None,
     force: bool = False,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Run:
     """Make the net and its optimizer, or take up the newest state in the folder, which no other training may use.
 
@@ -204,7 +204,7 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def _where(processes: Processes) -> dict[str, Any]:
+def _where(processes: ProcessGroup) -> dict[str, Any]:
     """What the bits of a run depend on beside its settings."""
     return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processes": processes.size}
 
@@ -256,7 +256,7 @@ def records(run: Run, stop: Stop | None = None) -> Iterator[Record]:
             if processes.first:
                 write_split(run.folder, run.dataset, run.validation)
             if run.progress.unevaluated is not None:
-                with kept(run.state) as net:
+                with ema_weights(run.state) as net:
                     record = replace(Record(**run.progress.unevaluated), scores=score(net))
                 going = noted(record)
                 if record.scores is not None:
@@ -296,7 +296,7 @@ def save_net(run: Run, record: Record, name: str) -> None:
         return
     reached = record.scores.to_dict(run.header.labels.names) if record.scores is not None else None
     provenance = {**run.header.provenance, "step": record.step, "val": reached}
-    with kept(run.state) as net:
+    with ema_weights(run.state) as net:
         checkpoint.save(run.folder / name, net.state_dict(), replace(run.header, provenance=provenance))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fullconv.config import InputConvention
 from fullconv.data.dataset import SEMANTIC
 from fullconv.data.loader import Batch
-from fullconv.distributed import Processes
+from fullconv.distributed import ProcessGroup
 from fullconv.errors import RunError
 from fullconv.inference.tensor_input import to_input
 from fullconv.training.loss import Objective, step_loss
@@ -55,7 +55,7 @@ class Work:
     objectives: Mapping[str, Objective]
     convention: InputConvention
     precision: torch.dtype
-    processes: Processes
+    processes: ProcessGroup
 
     def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         """The arithmetic of the forward pass."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fullconv.datasets.annotations.json import Drawings, Drawn, Mark
-from fullconv.datasets.folder.classes_file import FILE_NAME, Rules
+from fullconv.datasets.annotations.json import AnnotatedImage, Drawings, Shape
+from fullconv.datasets.folder.classes_file import FILE_NAME, ClassesFile
 from fullconv.errors import UsageError, shown, suggestion
 from fullconv.labels import LabelSpace, voc_colour
 
@@ -21,7 +21,7 @@ MAX_CLASSES = 254
 """Beside the background: 8 bits hold them, 0 and 255 are taken."""
 
 
-def space_of(root: Path, rules: Rules | None, training: Callable[[], Drawings]) -> LabelSpace:
+def space_of(root: Path, rules: ClassesFile | None, training: Callable[[], Drawings]) -> LabelSpace:
     """The label space: the names of ``classes.yaml``, else those that the training annotations list or hold.
 
     training: gives the training annotations; called only when ``classes.yaml`` has no names. Raises `UsageError` for
@@ -63,7 +63,7 @@ class Codes:
         self.index = {name: i for i, name in enumerate(space.names)}
         self.scope = FILE_NAME if listed else "the training annotations"
 
-    def of(self, mark: Mark, drawn: Drawn) -> int:
+    def of(self, mark: Shape, drawn: AnnotatedImage) -> int:
         """The value that a shape is painted with; `UsageError` with the nearest spelling for an unknown label."""
         if mark.label is None or mark.label.lower() in VOID_NAMES:
             return VOID

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.datasets.annotations.json import (
+    AnnotatedImage,
     Drawings,
-    Drawn,
     Images,
-    Mark,
+    Shape,
     brief,
     items,
     label_of,
@@ -65,7 +65,7 @@ def read_coco(path: Path, folders: Sequence[Path], images_needed: bool = True) -
     images.complain(name)
     if not found:
         raise UsageError(f"{name}: no images; export it again")
-    marks: dict[int | str, list[tuple[tuple[bool, float], list[Mark]]]] = {key: [] for key in ids}
+    marks: dict[int | str, list[tuple[tuple[bool, float], list[Shape]]]] = {key: [] for key in ids}
     used: Counter[str] = Counter()
     for i, item in enumerate(items(data, "annotations", name)):
         where = f"{name}: annotation {i}"
@@ -83,7 +83,9 @@ def read_coco(path: Path, folders: Sequence[Path], images_needed: bool = True) -
     drawings = []
     for key, (relative, file, size) in found.items():
         ordered = sorted(marks[key], key=lambda pair: pair[0])
-        drawings.append(Drawn(relative, file, path, size, tuple(mark for _, group in ordered for mark in group)))
+        drawings.append(
+            AnnotatedImage(relative, file, path, size, tuple(mark for _, group in ordered for mark in group))
+        )
     return Drawings(tuple(drawings), _listed(categories, used))
 
 
@@ -115,11 +117,11 @@ def _id(value: Any, what: str, where: str) -> int | str:
     return value
 
 
-def _marks(segmentation: Any, label: str | None, size: Size, where: str) -> tuple[float, list[Mark]]:
+def _marks(segmentation: Any, label: str | None, size: Size, where: str) -> tuple[float, list[Shape]]:
     """The area and the marks of one annotation: its polygons are united, so each is a mark of its own."""
     if isinstance(segmentation, dict):
         runs = _runs(segmentation, size, where)
-        return runs.area, [Mark(label, runs, where)]
+        return runs.area, [Shape(label, runs, where)]
     if not isinstance(segmentation, list):
         raise wrong(where, "segmentation", segmentation, "polygons or run lengths")
     if not segmentation:
@@ -129,7 +131,7 @@ def _marks(segmentation: Any, label: str | None, size: Size, where: str) -> tupl
         if not isinstance(polygon, list):
             raise wrong(where, "segmentation", segmentation, "a list of polygons [x, y, x, y, ...]")
         rings.append(Rings((ring_of(polygon, where),)))
-    return sum(ring.area for ring in rings), [Mark(label, ring, where) for ring in rings]
+    return sum(ring.area for ring in rings), [Shape(label, ring, where) for ring in rings]
 
 
 def _runs(data: dict[str, Any], size: Size, where: str) -> Runs:

@@ -13,10 +13,10 @@ import numpy as np
 
 from fullconv.datasets.annotations.json import (
     FAR,
+    AnnotatedImage,
     Drawings,
-    Drawn,
     Images,
-    Mark,
+    Shape,
     brief,
     label_of,
     read_bytes,
@@ -69,13 +69,13 @@ class _Reader:
         self.above: list[str] = []
         self.labels: list[str] = []
         self.word = ""
-        self.drawn: list[Drawn] = []
+        self.drawn: list[AnnotatedImage] = []
         self.ignored: Counter[str] = Counter()
         self.where = self.name
         self.number = -1
         self.place: tuple[str, Path] | None = None
         self.size: Size = (1, 1)
-        self.marks: list[tuple[int, Mark]] = []
+        self.marks: list[tuple[int, Shape]] = []
         self.count = 0
         self.line = lambda: 0
 
@@ -114,7 +114,7 @@ class _Reader:
             raise UsageError(f"{where}: the kind '{brief(tag)}' is not read; draw it as a polygon")
         label = label_of(given.get("label"), where)
         order = _whole(given, "z_order", where) if "z_order" in given else 0
-        self.marks.append((order, Mark(label, _outline(tag, given, self.size, where), where)))
+        self.marks.append((order, Shape(label, _outline(tag, given, self.size, where), where)))
 
     def end(self, tag: str) -> None:
         if self.above[-3:] == ["labels", "label", "name"] and self.above[1] == "meta":
@@ -123,7 +123,7 @@ class _Reader:
                 self.labels.append(label)
         if self.above == ["annotations", "image"] and self.place:
             ordered = sorted(self.marks, key=lambda pair: pair[0])
-            self.drawn.append(Drawn(*self.place, self.path, self.size, tuple(mark for _, mark in ordered)))
+            self.drawn.append(AnnotatedImage(*self.place, self.path, self.size, tuple(mark for _, mark in ordered)))
         self.above.pop()
 
     def text(self, text: str) -> None:

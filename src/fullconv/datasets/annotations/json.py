@@ -32,7 +32,7 @@ MAX_LABEL = 200
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Mark:
+class Shape:
     """One drawn shape. label: its name as it was written, None for a region that counts for nothing (a crowd).
 
     where: what it is called in messages.
@@ -44,7 +44,7 @@ class Mark:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class AnnotatedImage:
     """One annotated image: its shapes in the order in which they are painted, and the size (H, W) that was noted.
 
     image: its file; the annotation file itself when the picture is inside. relative: what the file is called.
@@ -54,7 +54,7 @@ class Drawn:
     image: Path
     annotation: Path
     size: Size | None
-    marks: tuple[Mark, ...]
+    marks: tuple[Shape, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Drawings:
     ignored: how many shapes of each kind were left out, for they have no area.
     """
 
-    drawn: tuple[Drawn, ...]
+    drawn: tuple[AnnotatedImage, ...]
     listed: tuple[str, ...] | None = None
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -278,7 +278,7 @@ def _file(path: Path) -> Path | None:
         return None
 
 
-def names_of(drawn: Sequence[Drawn]) -> list[str]:
+def names_of(drawn: Sequence[AnnotatedImage]) -> list[str]:
     """A name for each image: its stem, or with its folders where stems are borne twice.
 
     Raises `UsageError` when names still are not distinct.

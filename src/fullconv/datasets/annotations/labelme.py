@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.datasets.annotations.json import (
+    AnnotatedImage,
     Drawings,
-    Drawn,
-    Mark,
+    Shape,
     base_name,
     brief,
     items,
@@ -77,7 +77,7 @@ def _drawn(
     by_stem: Sequence[Mapping[str, Path]],
     ignored: Counter[str],
     image_needed: bool,
-) -> Drawn:
+) -> AnnotatedImage:
     name = shown(path)
     data = mapping(read_json(path, MAX_BYTES), name)
     noted = data.get("imagePath")
@@ -98,16 +98,16 @@ def _drawn(
         mark = _mark(mapping(given, f"{name}: shape {i}"), f"{name}: shape {i}", ignored)
         if mark:
             marks.append(mark)
-    return Drawn((image or path).name, image or path, path, size, tuple(marks))
+    return AnnotatedImage((image or path).name, image or path, path, size, tuple(marks))
 
 
-def _mark(shape: Mapping[str, Any], where: str, ignored: Counter[str]) -> Mark | None:
+def _mark(shape: Mapping[str, Any], where: str, ignored: Counter[str]) -> Shape | None:
     kind = shape.get("shape_type")
     if kind in NO_AREA:
         ignored[kind] += 1
         return None
     label = label_of(shape.get("label"), where)
-    return Mark(label, _outline(shape, "polygon" if kind is None else kind, f"{where} ('{label}')"), where)
+    return Shape(label, _outline(shape, "polygon" if kind is None else kind, f"{where} ('{label}')"), where)
 
 
 def _outline(shape: Mapping[str, Any], kind: Any, where: str) -> Outline:

@@ -28,7 +28,7 @@ KEYS = ("names", "classes", "palette", "void", "map")
 
 
 @dataclass(frozen=True)
-class Rules:
+class ClassesFile:
     """The content of ``classes.yaml``, checked; `Rules()` is what holds without one.
 
     names, palette: None where not given. voc: the palette is PASCAL VOC's, of whatever length is needed. found: each
@@ -46,7 +46,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Reading:
+class MaskOptions:
     """What is said about a folder on the command line, in place of a file or beside it.
 
     mapping: mask value -> class index, before what ``classes.yaml`` says. colors: "" for what the file says, ``voc``
@@ -58,7 +58,7 @@ class Reading:
     colors: str = ""
     skip_unpaired: bool = False
 
-    def over(self, rules: Rules) -> Rules:
+    def over(self, rules: ClassesFile) -> ClassesFile:
         """The rules of the file with these over them."""
         chosen = replace(rules, mapping={**rules.mapping, **self.mapping})
         if self.colors:
@@ -66,11 +66,11 @@ class Reading:
         return chosen
 
 
-VOC_RULES = Rules(VOC.names, VOC.palette, void_colours=frozenset({VOC.void_colour}))
+VOC_RULES = ClassesFile(VOC.names, VOC.palette, void_colours=frozenset({VOC.void_colour}))
 """PASCAL VOC's own folder: 21 classes, whether the masks are indices or colours."""
 
 
-def read_rules(root: Path) -> Rules | None:
+def read_rules(root: Path) -> ClassesFile | None:
     """The rules in ``root/classes.yaml``, or None when there is no such file.
 
     Raises `UsageError` with the file and the line or key that is wrong.
@@ -88,7 +88,7 @@ def read_rules(root: Path) -> Rules | None:
     return parse_rules(content, shown(path))
 
 
-def parse_rules(content: bytes, name: str = FILE_NAME) -> Rules:
+def parse_rules(content: bytes, name: str = FILE_NAME) -> ClassesFile:
     """The rules in the bytes of a ``classes.yaml``.
 
     >>> rules = parse_rules(b"classes: [ground, {name: cell, color: '#ff0000'}]")
@@ -116,7 +116,7 @@ def parse_rules(content: bytes, name: str = FILE_NAME) -> Rules:
         raise UsageError(f"{name}: the value {both[0]} stands in 'void' and in 'map'; keep one of them")
     if voc:
         colours |= {VOC.void_colour}
-    return Rules(names, palette, voc, values, colours, mapping)
+    return ClassesFile(names, palette, voc, values, colours, mapping)
 
 
 def _classes(data: Mapping[str, Any], name: str) -> tuple[tuple[str, ...] | None, tuple[Colour, ...] | None]:

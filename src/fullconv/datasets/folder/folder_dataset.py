@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullconv.data.dataset import Sample
-from fullconv.datasets.folder.classes_file import VOC_RULES, Reading, Rules, read_rules
+from fullconv.datasets.folder.classes_file import VOC_RULES, ClassesFile, MaskOptions, read_rules
 from fullconv.datasets.folder.layouts import Layout, Pair, Source, find_layout, scan
-from fullconv.datasets.folder.mask_encoding import Coding, find_coding
+from fullconv.datasets.folder.mask_encoding import MaskEncoding, find_coding
 from fullconv.datasets.folder.mask_facts import MaskFacts, mask_facts
 from fullconv.errors import UsageError, shown, suggestion
 from fullconv.io.image import read_image, read_label_values
@@ -40,7 +40,7 @@ class Folder:
     labels: LabelSpace
     pairs: tuple[Pair, ...]
     split_made: str | None = None
-    coding: Coding = field(repr=False, kw_only=True)
+    coding: MaskEncoding = field(repr=False, kw_only=True)
     bands: Bands | None = None
 
     @property
@@ -70,7 +70,7 @@ class Folder:
         return Sample(image, self.coding.encode(stored, mask_path), name)
 
 
-def open_folder(root: Path, split: str, reading: Reading | None = None) -> Folder:
+def open_folder(root: Path, split: str, reading: MaskOptions | None = None) -> Folder:
     """Open one split of a folder in one of the layouts of `fullconv.datasets.folder.layouts`; `reading` is what was said about it
     beside its ``classes.yaml``.
 
@@ -108,7 +108,7 @@ def shared_bands(layout: Layout, pairs: Sequence[Pair]) -> Bands | None:
     return first
 
 
-def split_pairs(layout: Layout, split: str, reading: Reading | None = None) -> tuple[tuple[Pair, ...], str | None]:
+def split_pairs(layout: Layout, split: str, reading: MaskOptions | None = None) -> tuple[tuple[Pair, ...], str | None]:
     """The pairs of one split and the sentence on how it was made; `UsageError` when a file is missing or too many."""
     found = scan(source_of(layout, split))
     for problem in found.problems:
@@ -138,19 +138,21 @@ def choose(layout: Layout, split: str, pairs: tuple[Pair, ...]) -> tuple[tuple[P
     return tuple(pair for pair in pairs if pair[0] in chosen), made
 
 
-def coding_of(layout: Layout, facts: Sequence[MaskFacts] | None = None, reading: Reading | None = None) -> Coding:
+def coding_of(
+    layout: Layout, facts: Sequence[MaskFacts] | None = None, reading: MaskOptions | None = None
+) -> MaskEncoding:
     """The coding that all splits of a folder share: from its rules and its training masks, counted here unless given.
 
     Raises `UsageError` when ``classes.yaml`` or the masks as a whole cannot be used.
     """
     rules = read_rules(layout.root)
     if reading is not None and not layout.voc:
-        rules = reading.over(rules or Rules())
+        rules = reading.over(rules or ClassesFile())
     if layout.voc:
         return find_coding(layout.root, rules or VOC_RULES, [])
     if facts is None:
         facts = [mask_facts(mask) for mask in coding_masks(layout)]
-    return find_coding(layout.root, rules or Rules(), facts)
+    return find_coding(layout.root, rules or ClassesFile(), facts)
 
 
 def coding_masks(layout: Layout) -> list[Path]:
@@ -159,7 +161,7 @@ def coding_masks(layout: Layout) -> list[Path]:
     return [mask for _, _, mask in scan(source).pairs]
 
 
-def check_values(coding: Coding, mask: Path) -> None:
+def check_values(coding: MaskEncoding, mask: Path) -> None:
     """Raise `UsageError` when a mask holds a value or colour that is no class."""
     if coding.strays(mask_facts(mask)):
         coding.encode(read_label_values(mask), mask)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.datasets.folder.classes_file import FILE_NAME, Rules
+from fullconv.datasets.folder.classes_file import FILE_NAME, ClassesFile
 from fullconv.datasets.folder.mask_facts import MaskFacts, first_place, packed, unpacked
 from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import UsageError, shown
@@ -24,7 +24,7 @@ _VOC_COLOURS = {int(packed(np.array(colour))): i for i, colour in enumerate((*VO
 
 
 @dataclass(frozen=True)
-class Coding:
+class MaskEncoding:
     """How the values or colours in the masks of one folder become class indices.
 
     labels: the label space. values: mask value -> class index or void, for the values that are not their own index.
@@ -128,7 +128,7 @@ class Coding:
         )
 
 
-def find_coding(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> Coding:
+def find_coding(root: Path, rules: ClassesFile, masks: Sequence[MaskFacts]) -> MaskEncoding:
     """The coding of a folder: what its rules say, completed by what all its training masks hold.
 
     Without names the classes are 0 to the largest value below void, called class0, class1 ...; without colours they
@@ -164,10 +164,10 @@ def find_coding(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> Coding:
     colours = palette or _shared_palette(masks, count) or tuple(voc_colour(i) for i in range(count))
     names = rules.names or tuple(f"class{i}" for i in range(count))
     space = LabelSpace.of(names, colours[:count], void)
-    return Coding(space, known, None if palette is None else _colour_table(root, space, rules, bool(pictures)))
+    return MaskEncoding(space, known, None if palette is None else _colour_table(root, space, rules, bool(pictures)))
 
 
-def _count_classes(root: Path, rules: Rules, values: set[int]) -> int:
+def _count_classes(root: Path, rules: ClassesFile, values: set[int]) -> int:
     kept = {rules.mapping.get(value, value) for value in values - rules.void_values}
     above = sorted(value for value in kept if not 0 <= value <= VOID)
     if above:
@@ -185,7 +185,7 @@ def _count_classes(root: Path, rules: Rules, values: set[int]) -> int:
     return count
 
 
-def _voc_palette(rules: Rules, masks: Sequence[MaskFacts]) -> tuple[Colour, ...]:
+def _voc_palette(rules: ClassesFile, masks: Sequence[MaskFacts]) -> tuple[Colour, ...]:
     """PASCAL VOC's colours, as many as there are names, or as the colours and values in the masks need."""
     if rules.names is not None:
         return tuple(voc_colour(i) for i in range(len(rules.names)))
@@ -194,7 +194,7 @@ def _voc_palette(rules: Rules, masks: Sequence[MaskFacts]) -> tuple[Colour, ...]
     return tuple(voc_colour(i) for i in range(max((i for i in used if i < VOID), default=0) + 1))
 
 
-def _colour_table(root: Path, space: LabelSpace, rules: Rules, needed: bool) -> dict[int, int] | None:
+def _colour_table(root: Path, space: LabelSpace, rules: ClassesFile, needed: bool) -> dict[int, int] | None:
     table = dict.fromkeys((int(packed(np.array(colour))) for colour in rules.void_colours), space.ignore_index)
     for i, colour in enumerate(space.palette):
         key = int(packed(np.array(colour)))
@@ -231,7 +231,9 @@ def _colour_advice(root: Path, pictures: Sequence[MaskFacts], masks: int) -> str
     return f"{start} ({some}); say --colors auto to make each a class, or {by_hand}"
 
 
-def _found_colours(root: Path, rules: Rules, masks: Sequence[MaskFacts]) -> tuple[Rules, tuple[Colour, ...]]:
+def _found_colours(
+    root: Path, rules: ClassesFile, masks: Sequence[MaskFacts]
+) -> tuple[ClassesFile, tuple[Colour, ...]]:
     """A class for each colour of the training masks, black first as the background and the others by their number;
     PASCAL VOC's colour of void is void. They are called by their colours, where no names are given.
     """

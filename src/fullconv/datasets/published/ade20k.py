@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Label
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import ADE20K
 from fullconv.datasets.published.split import Split, files_of, one_each
 from fullconv.datasets.published.voc import read_photograph
@@ -17,7 +17,7 @@ from fullconv.io.image import read_label_values
 FOLDERS = {"train": "training", "val": "validation"}
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The pictures of a split in the order of their names, with their masks."""
     folder = about.locate(root, (".", "ADEChallengeData2016"), "images", "annotations")
     pictures, masks = (folder / top / FOLDERS[split] for top in ("images", "annotations"))
@@ -40,7 +40,7 @@ def read_label_file(file: Path, task: str) -> Label:
 
 
 ABOUT = (
-    About(
+    DatasetInfo(
         name="ade20k",
         title="ADE20K, scene parsing, 150 classes",
         tasks={SEMANTIC: ADE20K},

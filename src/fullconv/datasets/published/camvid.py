@@ -10,7 +10,7 @@ import numpy as np
 from fullconv.data.dataset import SEMANTIC, Label
 from fullconv.datasets.folder.layouts import Source, scan
 from fullconv.datasets.folder.mask_facts import packed
-from fullconv.datasets.published.description import About
+from fullconv.datasets.published.description import DatasetInfo
 from fullconv.datasets.published.label_spaces import CAMVID
 from fullconv.datasets.published.split import Split, files_of, one_each
 from fullconv.datasets.published.voc import read_photograph
@@ -39,7 +39,7 @@ sign is sign, text and traffic light; car has every closed vehicle; pedestrian h
 has motorcycle. Black is void."""
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """SegNet's folders if they are there (``train``, ``trainannot``), the same by the names ``train/images`` and
     ``train/labels``, or the original ones, whose split is SegNet's.
     """
@@ -74,7 +74,7 @@ def split_of(name: str) -> str:
     return "val" if sequence == "0016E5" and 7959 <= frame <= 8159 else "train"
 
 
-def _folders(about: About, split: str, images: Path, masks: Path) -> Split:
+def _folders(about: DatasetInfo, split: str, images: Path, masks: Path) -> Split:
     found = scan(Source(images, masks))
     for problem in found.problems:
         if problem.severity == "error":
@@ -110,7 +110,7 @@ def read_colours(file: Path, task: str) -> Label:
 
 
 ABOUT = (
-    About(
+    DatasetInfo(
         name="camvid",
         title="CamVid, 11 classes",
         tasks={SEMANTIC: CAMVID},

@@ -11,24 +11,24 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from fullconv.datasets.published.description import About
+from fullconv.datasets.published.description import DatasetInfo
 from fullconv.datasets.published.split import Official, Split
 from fullconv.errors import UsageError, suggestion
 
-__all__ = ["About", "Official", "Split", "abouts", "named"]
+__all__ = ["DatasetInfo", "Official", "Split", "abouts", "named"]
 
 FAMILIES = ("voc", "sbd", "context", "nyud", "siftflow", "camvid", "cityscapes", "ade20k")
 """The files of this folder that describe data sets, in the order in which they are listed."""
 
 
 @cache
-def abouts() -> dict[str, About]:
+def abouts() -> dict[str, DatasetInfo]:
     """The description of every data set by its name.
 
     >>> abouts()["nyudv2"].splits
     {'trainval': 795, 'train': 381, 'val': 414, 'test': 654}
     """
-    found: dict[str, About] = {}
+    found: dict[str, DatasetInfo] = {}
     for family in FAMILIES:
         for about in import_module(f"fullconv.datasets.published.{family}").ABOUT:
             found[about.name] = about
@@ -39,7 +39,7 @@ def abouts() -> dict[str, About]:
 class Named:
     """An official data set in its folder: what ``NAME:DIR`` means."""
 
-    about: About
+    about: DatasetInfo
     root: Path
 
     def open(self, split: str) -> Official:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Label
-from fullconv.datasets.published.description import About
+from fullconv.datasets.published.description import DatasetInfo
 from fullconv.datasets.published.label_spaces import CITYSCAPES
 from fullconv.datasets.published.split import Split, files_of, one_each
 from fullconv.datasets.published.voc import read_photograph
@@ -21,7 +21,7 @@ MOST = 33
 PICTURE, MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The pictures of all cities of a split in the order of their names, with their masks."""
     folder = about.locate(root, (".", "cityscapes"), "leftImg8bit", "gtFine")
     pictures = folder / "leftImg8bit" / split
@@ -47,7 +47,7 @@ def read_label_file(file: Path, task: str) -> Label:
 
 
 ABOUT = (
-    About(
+    DatasetInfo(
         name="cityscapes",
         title="Cityscapes, fine annotations, 19 classes",
         tasks={SEMANTIC: CITYSCAPES},

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Label
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import PASCAL_CONTEXT
 from fullconv.datasets.published.split import Split, files_of, one_each, read_list, whole_numbers
 from fullconv.datasets.published.voc import read_photograph
@@ -23,7 +23,7 @@ ALIASES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 SITE = "https://cs.stanford.edu/~roozbeh/pascal-context"
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The photographs of VOC2010's list and their label maps, the 459 classes brought to those of the task."""
     photographs = about.locate(root, (".", "VOC2010", "VOCdevkit/VOC2010"), "JPEGImages", "ImageSets/Main")
     context = about.locate(root, (".", "pascal-context", "context", "pascal_context"), "trainval", "labels.txt")
@@ -93,7 +93,7 @@ class LabelMap:
 
 
 ABOUT = tuple(
-    About(
+    DatasetInfo(
         name=name,
         title=f"PASCAL-Context, {classes} classes and background",
         tasks={SEMANTIC: space},

@@ -30,7 +30,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class About:
+class DatasetInfo:
     """A published data set.
 
     name: as it is written before the colon of ``NAME:DIR``. title: in full.
@@ -52,7 +52,7 @@ class About:
     citation: str
     terms: str
     home: str
-    read: Callable[[About, Path, str], Split]
+    read: Callable[[DatasetInfo, Path, str], Split]
     files: tuple[Published, ...] = ()
     by_hand: str = ""
     modalities: tuple[str, ...] = ("color",)

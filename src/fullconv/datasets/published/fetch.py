@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from fullconv.datasets.published.catalog import Named
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.io.download.archive import unpack
@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int | None], None]
 """Called with what is going on, how much of it is done, and how much there is (None where nobody knows)."""
 
 
-def get(about: About, folder: Path, say: Say, progress: Progress, timeout: float = 30.0) -> list[Path]:
+def get(about: DatasetInfo, folder: Path, say: Say, progress: Progress, timeout: float = 30.0) -> list[Path]:
     """Fetch the files that are published for everybody into `folder`, and unpack the archives among them there.
 
     A download that broke off goes on where it stopped, every file is verified before it gets its name, an archive that

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.dataset import SEMANTIC, Image, Label
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import NYUDV2
 from fullconv.datasets.published.split import Split, files_of, read_list, whole_numbers
 from fullconv.errors import UsageError, shown
@@ -22,7 +22,7 @@ FOLDERS = {"color": "images", "depth": "depth", "hha": "hha"}
 LISTS = "https://raw.githubusercontent.com/shelhamer/fcn.berkeleyvision.org/master/data/nyud"
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The names of one list (of ``trainval`` those of train and of val, if there is no such list), with the pictures of
     the modalities and the labels.
     """
@@ -40,7 +40,7 @@ def read(about: About, root: Path, split: str) -> Split:
     return Split(tuple(names), *pairs, reader, read_label_file)
 
 
-def _numbers(about: About, folder: Path, split: str) -> list[str]:
+def _numbers(about: DatasetInfo, folder: Path, split: str) -> list[str]:
     path = folder / f"{split}.txt"
     if split == "trainval" and not path.is_file():
         return [number for part in ("train", "val") for number in _numbers(about, folder, part)]
@@ -90,7 +90,7 @@ _WHAT = {
 }
 
 ABOUT = tuple(
-    About(
+    DatasetInfo(
         name=name,
         title=f"NYUDv2, 40 classes: {what}",
         tasks={SEMANTIC: NYUDV2},

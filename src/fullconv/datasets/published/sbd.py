@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Label
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import VOC
 from fullconv.datasets.published.split import Split, files_of, one_each, read_list
 from fullconv.datasets.published.voc import read_palette, read_photograph
@@ -15,7 +15,7 @@ from fullconv.errors import UsageError, shown
 from fullconv.io.mat import read_mat
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The names of one list, with their photographs and labels: palette PNGs where somebody converted them, else the
     ``.mat`` files.
     """
@@ -31,7 +31,7 @@ def read(about: About, root: Path, split: str) -> Split:
     return Split(tuple(names), *pairs, read_photograph, read_label_file)
 
 
-def folder_of(about: About, root: Path) -> Path:
+def folder_of(about: DatasetInfo, root: Path) -> Path:
     """The folder with the lists: itself, or where the archive unpacks it."""
     return about.locate(root, (".", "dataset", "benchmark_RELEASE/dataset"), "img", "cls")
 
@@ -50,7 +50,7 @@ def read_segmentation(file: Path, variable: str) -> Label:
 
 
 ABOUT = (
-    About(
+    DatasetInfo(
         name="sbd",
         title="SBD, the Semantic Boundaries Dataset",
         tasks={SEMANTIC: VOC},

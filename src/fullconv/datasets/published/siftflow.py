@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Label
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import SIFTFLOW, SIFTFLOW_GEOMETRIC
 from fullconv.datasets.published.split import Split, files_of, read_list, whole_numbers
 from fullconv.datasets.published.voc import read_photograph
@@ -24,7 +24,7 @@ NOT_ANNOTATED = ("highway_bost181", "street_urb506")
 LISTS = "https://raw.githubusercontent.com/shelhamer/fcn.berkeleyvision.org/master/data/sift-flow"
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The names of one list, with their images and both labels. Without trainval.txt it is all that test.txt leaves."""
     folder = about.locate(
         root, (".", "SiftFlowDataset", "sift-flow"), *(f"{top}/{INSIDE}" for top in ("Images", *FOLDERS.values()))
@@ -54,7 +54,7 @@ def read_label_file(file: Path, task: str) -> Label:
 
 
 ABOUT = (
-    About(
+    DatasetInfo(
         name="siftflow",
         title="SIFT Flow, 33 semantic and 3 geometric classes",
         tasks=TASKS,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fullconv.data.dataset import SEMANTIC, Image, Label, Sample
 from fullconv.datasets.folder.folder_dataset import size_line
 from fullconv.datasets.folder.layouts import EXAMPLES
-from fullconv.datasets.published.description import About
+from fullconv.datasets.published.description import DatasetInfo
 from fullconv.errors import UsageError, shown
 from fullconv.labels import LabelSpace
 
@@ -43,7 +43,7 @@ class Split:
 class Official:
     """One split of a published data set, as `fullconv.data.dataset.Dataset`. Samples are read when they are asked for."""
 
-    about: About
+    about: DatasetInfo
     split: str
     files: Split = field(repr=False)
 
@@ -116,7 +116,7 @@ def one_each(images: Sequence[Path], labels: Sequence[Path]) -> tuple[Files, Fil
     return tuple((image,) for image in images), tuple((label,) for label in labels)
 
 
-def read_list(about: About, path: Path) -> list[str]:
+def read_list(about: DatasetInfo, path: Path) -> list[str]:
     """The names in an official list, one a line; any line ends, no final one, a byte order mark and blank lines are
     fine. Raises `UsageError` when it cannot be read, is empty, or names something twice.
     """
@@ -135,7 +135,7 @@ def read_list(about: About, path: Path) -> list[str]:
     return names
 
 
-def files_of(about: About, split: str, names: Sequence[str], folder: Path, ending: str) -> list[Path]:
+def files_of(about: DatasetInfo, split: str, names: Sequence[str], folder: Path, ending: str) -> list[Path]:
     """The file ``folder / NAME + ending`` of each name; raises `UsageError` with how many are not there, and which.
 
     Each folder is listed once, so that a set of ten thousand files opens in no time.

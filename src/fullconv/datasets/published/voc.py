@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fullconv.data.dataset import SEMANTIC, Label
-from fullconv.datasets.published.description import About, Published
+from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import VOC
 from fullconv.datasets.published.split import Split, files_of, one_each, read_list
 from fullconv.errors import UsageError, shown
@@ -37,7 +37,7 @@ _COUNTS = {
 }
 
 
-def read(about: About, root: Path, split: str) -> Split:
+def read(about: DatasetInfo, root: Path, split: str) -> Split:
     """The names of one list, with their photographs and palette PNGs."""
     folder = folder_of(about, root)
     names = read_list(about, _list(about, folder, split))
@@ -46,14 +46,14 @@ def read(about: About, root: Path, split: str) -> Split:
     return Split(tuple(names), *one_each(images, masks), read_photograph, read_palette)
 
 
-def folder_of(about: About, root: Path) -> Path:
+def folder_of(about: DatasetInfo, root: Path) -> Path:
     """The folder of the year: itself, or where the archives unpack it."""
     year = about.name.removeprefix("voc")
     candidates = (".", f"VOC{year}", f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}")
     return about.locate(root, candidates, "JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 
 
-def _list(about: About, folder: Path, split: str) -> Path:
+def _list(about: DatasetInfo, folder: Path, split: str) -> Path:
     path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if path.is_file():
         return path
@@ -81,7 +81,7 @@ def read_palette(file: Path, task: str) -> Label:
 
 
 ABOUT = tuple(
-    About(
+    DatasetInfo(
         name=f"voc{year}",
         title=f"PASCAL VOC {year}, segmentation",
         tasks={SEMANTIC: VOC},

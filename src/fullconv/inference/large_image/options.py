@@ -11,7 +11,7 @@ WHOLE = 4_000_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class TilingOptions:
     """What a user may say. tile: ``auto``, ``none`` or a side. memory: bytes of the process at most. format: ``png`` or
     ``tif`` (default: ``tif`` for an image that has a place on the earth).
     """

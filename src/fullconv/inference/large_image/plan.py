@@ -81,8 +81,10 @@ class Plan:
     held: int = 0
 
     def __str__(self) -> str:
-        most = f"; {process_memory.readable(self.bytes)} at most" if self.bytes is not None else ""
-        most += f", {process_memory.readable(self.held)} for the image besides" if most and self.held >= 10**6 else ""
+        most = f"; {process_memory.format_bytes(self.bytes)} at most" if self.bytes is not None else ""
+        most += (
+            f", {process_memory.format_bytes(self.held)} for the image besides" if most and self.held >= 10**6 else ""
+        )
         if self.way == "whole":
             return f"as a whole{most}"
         more = f", {self.seen - 1:.0%} more pixels than the image" if self.seen > 1.005 else ""
@@ -258,8 +260,10 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _too_little(height: int, width: int, needed: int | None, room: int) -> RunError:
-    wanted = f"{process_memory.readable(needed)} at least are needed" if needed is not None else "more memory is needed"
+    wanted = (
+        f"{process_memory.format_bytes(needed)} at least are needed" if needed is not None else "more memory is needed"
+    )
     return RunError(
-        f"image of {height}x{width}: {wanted}, and there are {process_memory.readable(max(0, room))} for it; free memory or "
+        f"image of {height}x{width}: {wanted}, and there are {process_memory.format_bytes(max(0, room))} for it; free memory or "
         "raise --memory, or take a smaller net"
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fullconv.data.dataset import Image, photograph
 from fullconv.errors import RunError, shown
-from fullconv.inference.large_image.options import Settings
+from fullconv.inference.large_image.options import TilingOptions
 from fullconv.inference.large_image.plan import Plan, plan
 from fullconv.inference.large_image.strips import labels_by_strip
 from fullconv.inference.large_image.tiles import (
@@ -62,7 +62,7 @@ class Facts:
     peak: int = 0
 
 
-def is_ordinary(predictor: Predictor, path: Path, settings: Settings) -> bool:
+def is_ordinary(predictor: Predictor, path: Path, settings: TilingOptions) -> bool:
     """Whether a file goes the ordinary way: it fits as a whole, and lies nowhere on the earth. Raises `UsageError`
     naming a file that cannot be read.
     """
@@ -76,7 +76,7 @@ def is_ordinary(predictor: Predictor, path: Path, settings: Settings) -> bool:
 
 
 def predict_file(
-    predictor: Predictor, path: Path, out: Path, name: str, settings: Settings | None = None, overlay: bool = False,
+    predictor: Predictor, path: Path, out: Path, name: str, settings: TilingOptions | None = None, overlay: bool = False,
     planned: Callable[[Plan], Any] | None = None, progress: Callable[[int, int], Any] | None = None,
 ) -> Facts:  # fmt: skip
     """Predict the image in a file of any size into ``out/name.png`` (or ``.tif``), of a net with two heads into
@@ -86,25 +86,25 @@ def predict_file(
     file appears whole or not at all. Raises `UsageError` for what cannot be read, `RunError` for too little memory
     and for what cannot be written.
     """
-    settings, began = settings or Settings(), time.monotonic()
+    settings, began = settings or TilingOptions(), time.monotonic()
     found = outline(path, predictor.header.input.bands, settings.max_pixels)
     room = process_memory.available() if settings.memory is None else settings.memory - process_memory.resident()
     if settings.memory is not None and room <= 0:
         raise RunError(
-            f"--memory: {process_memory.readable(settings.memory)} are less than the {process_memory.readable(process_memory.resident())} that "
+            f"--memory: {process_memory.format_bytes(settings.memory)} are less than the {process_memory.format_bytes(process_memory.resident())} that "
             "the process has with its net, before any image; give more"
         )
     decoding = 0 if found.windowed else DECODING * found.height * found.width
     if decoding >= room:
         raise RunError(
-            f"{shown(path)}: {process_memory.readable(decoding)} are needed to decode {found.height}x{found.width} pixels, and "
-            f"there are {process_memory.readable(max(0, room))}; free memory or raise --memory, or save it as a TIFF of tiles, "
+            f"{shown(path)}: {process_memory.format_bytes(decoding)} are needed to decode {found.height}x{found.width} pixels, and "
+            f"there are {process_memory.format_bytes(max(0, room))}; free memory or raise --memory, or save it as a TIFF of tiles, "
             "which is read in windows"
         )
     with open_source(
         path, predictor.header.input.bands, len(predictor.header.input.mean), settings.max_pixels
     ) as image:
-        process_memory.give_back()  # what decoding took
+        process_memory.trim()  # what decoding took
         budget = None if settings.memory is None else settings.memory - process_memory.resident()
         chosen = plan(predictor, image.height, image.width, settings.tile, settings.halo, budget, image.bytes_of_row)
         chosen = replace(chosen, held=image.bytes)
@@ -153,7 +153,7 @@ def sample(predictor: Predictor, image: Rows, chosen: Plan) -> tuple[int, int]:
 
 
 def _write(
-    predictor: Predictor, image: Source, facts: Facts, out: Path, name: str, settings: Settings, overlay: bool,
+    predictor: Predictor, image: Source, facts: Facts, out: Path, name: str, settings: TilingOptions, overlay: bool,
     progress: Callable[[int, int], Any] | None,
 ) -> None:  # fmt: skip
     """Predict, and write what comes as it comes."""

@@ -30,7 +30,7 @@ each strip, 411 MB of VGG16's fc6."""
 
 
 @dataclass(frozen=True)
-class Look:
+class RowWindow:
     """Which rows of a source the rows of a layer look at. skip: rows of the result that a crop cuts off in front."""
 
     window: Window = POINT
@@ -70,7 +70,7 @@ class Seen:
 
 
 @dataclass
-class Layer:
+class StreamedLayer:
     """One tensor of the net, of which the rows that are still looked at are in memory.
 
     sources: the layers that it is made from; looks: how. height: its rows in the whole; made: those that were made.
@@ -78,7 +78,7 @@ class Layer:
     """
 
     sources: tuple[str, ...]
-    looks: tuple[Look, ...]
+    looks: tuple[RowWindow, ...]
     height: int
     stride: int = 1
     make: Callable[[Seen], Tensor] | None = None
@@ -112,25 +112,25 @@ class Layer:
             self.held = self.place
 
 
-def layers_of(net: FCN, height: int, width: int) -> dict[str, Layer]:
+def layers_of(net: FCN, height: int, width: int) -> dict[str, StreamedLayer]:
     """The tensors of `FCN.coarse` for an image of that size, in their order; those named ``end`` are the scores.
 
     Raises `GeometryError` naming a layer that cannot be run in rows.
     """
     sizes = feature_sizes(net, height, width)
-    found: dict[str, Layer] = {}
+    found: dict[str, StreamedLayer] = {}
     for stream in net.streams:
         trunk = net.get_submodule(f"backbone{stream}")
         assert isinstance(trunk, fx.GraphModule)
         for node, name in node_names(trunk.graph).items():
             if node.op == "placeholder":
-                found[f"image{stream}"] = Layer((), (), sizes[name][0])
+                found[f"image{stream}"] = StreamedLayer((), (), sizes[name][0])
                 image = name
             elif node.op not in ("output", "get_attr"):
                 sources = tuple("image" if s == image else s for s in net.trace.sources[name])
-                look = Look(net.trace.windows[name][0])
+                look = RowWindow(net.trace.windows[name][0])
                 make = _module(trunk, node, name) if node.op == "call_module" else _call(trunk, node, name)
-                found[name + stream] = Layer(
+                found[name + stream] = StreamedLayer(
                     tuple(source + stream for source in sources),
                     (look,) * len(sources),
                     sizes[name][0],
@@ -222,12 +222,12 @@ def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], T
     return make
 
 
-def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, Layer]]:
+def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, StreamedLayer]]:
     """The steps of `FCN.decode`."""
     if any(net.get_submodule(f"{name}{end}").weight is not None for name in net.upscore_names):
         raise GeometryError("its learned upsampling is not run strip by strip; give --tile")
 
-    def scores(level: int) -> Iterator[tuple[str, Layer]]:
+    def scores(level: int) -> Iterator[tuple[str, StreamedLayer]]:
         feature, rows = net.features[level], sizes[net.features[level]][0]
         stride = int(net.trace[feature].rows.stride)
         sources = tuple(feature + stream for stream in net.streams)
@@ -236,7 +236,7 @@ def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tup
             streams = [(part,) * (level + 1) for part in seen.parts]
             return net.score(level, streams, end)
 
-        yield f"scores {level}{end}", Layer(sources, (Look(),) * len(sources), rows, stride, make)
+        yield f"scores {level}{end}", StreamedLayer(sources, (RowWindow(),) * len(sources), rows, stride, make)
 
     yield from scores(0)
     last, here = f"scores 0{end}", sizes[net.features[0]]
@@ -244,8 +244,8 @@ def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tup
         there, stride = sizes[net.features[level]], int(net.trace[net.features[level]].rows.stride)
         goal = join.size(here[0], there[0]), join.size(here[1], there[1])
         yield from scores(level)
-        yield f"upsampled {level}{end}", Layer(
-            (last,), (Look(join.window, join.crop_scores),), goal[0], stride,
+        yield f"upsampled {level}{end}", StreamedLayer(
+            (last,), (RowWindow(join.window, join.crop_scores),), goal[0], stride,
             _upsampling(join.window, join.crop_scores, goal[1]),
         )  # fmt: skip
 
@@ -253,9 +253,12 @@ def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tup
             return net.fuse(seen.parts[0], seen.parts[1][..., skip : skip + columns])
 
         sources = f"upsampled {level}{end}", f"scores {level}{end}"
-        yield f"fused {level}{end}", Layer(sources, (Look(), Look(POINT, join.crop_skip)), goal[0], stride, fuse)
+        yield (
+            f"fused {level}{end}",
+            StreamedLayer(sources, (RowWindow(), RowWindow(POINT, join.crop_skip)), goal[0], stride, fuse),
+        )
         last, here = f"fused {level}{end}", goal
-    yield f"end{end}", Layer((last,), (Look(),), here[0], net.stride, lambda seen: seen.parts[0])
+    yield f"end{end}", StreamedLayer((last,), (RowWindow(),), here[0], net.stride, lambda seen: seen.parts[0])
 
 
 def _upsampling(window: Window, offset: int, columns: int) -> Callable[[Seen], Tensor]:

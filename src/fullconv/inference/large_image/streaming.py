@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullconv.inference.large_image.streamed_layers import INFINITY, Layer, Seen, layers_of
+from fullconv.inference.large_image.streamed_layers import INFINITY, Seen, StreamedLayer, layers_of
 from fullconv.models.fcn import FCN
 
 
@@ -45,7 +45,7 @@ def by_strips(net: FCN, strips: Iterable[Tensor], height: int, width: int) -> It
                 yield found
 
 
-def _round(layers: dict[str, Layer], users: dict[str, list[str]], rows: int) -> bool:
+def _round(layers: dict[str, StreamedLayer], users: dict[str, list[str]], rows: int) -> bool:
     """Every layer makes what it can, as much as `rows` of the image are at most; whether there was anything to make."""
     advanced = False
     for name, layer in layers.items():
@@ -56,7 +56,7 @@ def _round(layers: dict[str, Layer], users: dict[str, list[str]], rows: int) -> 
     return advanced
 
 
-def _advance(layer: Layer, layers: dict[str, Layer], most: int) -> bool:
+def _advance(layer: StreamedLayer, layers: dict[str, StreamedLayer], most: int) -> bool:
     """Make the rows that can be made now; whether there were any."""
     if layer.make is None:
         return False
@@ -74,7 +74,7 @@ def _advance(layer: Layer, layers: dict[str, Layer], most: int) -> bool:
     return True
 
 
-def _needed(user: Layer, source: str) -> float:
+def _needed(user: StreamedLayer, source: str) -> float:
     """The first row of a source that a layer still looks at."""
     if user.made == user.height:
         return INFINITY

@@ -15,7 +15,7 @@ import torch
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError
 from fullconv.inference.coarse_scores import CoarseScores
-from fullconv.inference.large_image.streamed_layers import WIDE, Look
+from fullconv.inference.large_image.streamed_layers import WIDE, RowWindow
 from fullconv.inference.large_image.streaming import by_strips
 from fullconv.inference.large_image.tiles import Labels, Rows
 from fullconv.inference.tensor_input import to_input
@@ -55,7 +55,7 @@ def labels_by_strip(
         ]
         yield {task: np.concatenate([part[task] for part in parts], 1) for task in parts[0]}
         if limit is not None and process_memory.resident() > start + limit * 4 // 5:
-            process_memory.give_back()
+            process_memory.trim()
 
 
 def scores_by_strip(
@@ -64,7 +64,7 @@ def scores_by_strip(
     """The scores by task of successive rows of pixels, `height` in all; `strips` are the rows of the image."""
     net = net_of(predictor)
     join = net.joins[-1]
-    look, offset = Look(join.window, join.crop_scores), join.crop_scores
+    look, offset = RowWindow(join.window, join.crop_scores), join.crop_scores
     device, kind = next(net.parameters()).device, next(net.parameters()).dtype
     inputs = (
         to_input(torch.from_numpy(np.array(strip)[None]).to(device), predictor.header.input).to(
@@ -102,7 +102,7 @@ def scores_by_strip(
     except (RuntimeError, MemoryError) as problem:
         if process_memory.is_out_of_memory(problem):
             raise RunError(
-                f"image of {height}x{width}: {process_memory.lacking(problem)}; give a smaller --memory, or free some"
+                f"image of {height}x{width}: {process_memory.describe(problem)}; give a smaller --memory, or free some"
             ) from None
         raise
     finally:
