@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from fullconv.bench.machine import machine
-from fullconv.profiling import process_memory
+from fullconv.profiling.process_memory import format_bytes
 
 RESULT = Path(__file__).parent / "results" / "large.json"
 CASES = {
@@ -176,7 +176,7 @@ def case(name: str, folder: Path, scale: int, busy: bool) -> dict[str, Any]:
         "ratio": round(spent / beside, 3), "goals": goals,
         "clock": "of the processor, one thread" if busy else "of the wall",
     }  # fmt: skip
-    print(f"{name}: {found['way']} {found['tile']}, peak {process_memory.format_bytes(found['peak_bytes'])}, {spent:.2f} s/MP, "
+    print(f"{name}: {found['way']} {found['tile']}, peak {format_bytes(found['peak_bytes'])}, {spent:.2f} s/MP, "
           f"{found['ratio']:.2f} of a small image's", flush=True)  # fmt: skip
     return found
 

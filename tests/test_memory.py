@@ -54,9 +54,9 @@ def pages():
     held = [torch.ones(6 << 20) for _ in range(7)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-memory.keep()
+memory.set_malloc_thresholds()
 print(*[pages() for _ in range(8)])
-memory.give_back()
+memory.trim()
 print(pages())
 """
     first, *_, last, after = map(int, child(code))
@@ -88,7 +88,7 @@ def test_available_heeds_the_address_space_and_is_no_fable():
             np.empty(int(1.1 * room), np.uint8)
             more = "had"
         except MemoryError as problem:
-            more = memory.asked(problem) or "not said"
+            more = memory.requested_bytes(problem) or "not said"
         print(room, "had", more)
         """
     )
@@ -201,7 +201,7 @@ def test_what_is_raised_without_memory_is_recognized(what):
             {LACKS[what]}
             print("had")
         except BaseException as problem:
-            print(memory.is_out_of_memory(problem), memory.asked(problem), type(problem).__name__, problem)
+            print(memory.is_out_of_memory(problem), memory.requested_bytes(problem), type(problem).__name__, problem)
         """
     )
     assert found[0] == "True", found

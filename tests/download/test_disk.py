@@ -72,7 +72,9 @@ def test_a_process_that_is_killed_leaves_a_part_that_is_continued(site, tmp_path
         release.wait(30)
 
     site.misbehave = misbehave
-    code = f"from pathlib import Path; from fullconv.io.download.fetch import fetch_file; fetch_file({site.url!r}, Path('.'))"
+    code = (
+        f"from pathlib import Path\nfrom fullconv.io.download.fetch import fetch_file\nfetch_file({site.url!r}, Path())"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not (part(tmp_path).exists() and part(tmp_path).stat().st_size == 4000) and time.monotonic() < deadline:
@@ -138,7 +140,8 @@ sys.platform = "win32"
 
 def test_without_fcntl_a_file_of_its_own_is_locked(site, tmp_path):
     code = WINDOWS + (
-        f"from fullconv.io.download.fetch import fetch_file\nfetch_file({site.url!r}, Path('.'))\nassert tries == [(1, 1)] * 2\n"
+        "from fullconv.io.download.fetch import fetch_file\n"
+        f"fetch_file({site.url!r}, Path('.'))\nassert tries == [(1, 1)] * 2\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     names = sorted(entry.name for entry in tmp_path.iterdir())

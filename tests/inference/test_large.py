@@ -244,7 +244,8 @@ import sys, torch
 from pathlib import Path
 from fullconv.profiling import process_memory as memory
 from fullconv.inference.predictor import load
-from fullconv.inference.large_image.options import TilingOptions as Settings; from fullconv.inference.large_image.predict_file import predict_file
+from fullconv.inference.large_image.options import TilingOptions as Settings
+from fullconv.inference.large_image.predict_file import predict_file
 
 torch.set_num_threads(1)
 predictor = load(Path(sys.argv[1]))

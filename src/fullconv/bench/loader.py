@@ -80,7 +80,7 @@ class _Kept:
 def measure(data: str | None = None, rounds: int = 5, batch: int = 4, crop: Size = (288, 384)) -> dict[str, Any]:
     """Images a second of each way, and as multiples of what training takes (``of training``).
 
-    data: a name or folder for `fullconv.datasets.open_dataset.open_dataset`, its training split; a generated folder if not given.
+    data: a name or folder for `fullconv.open_dataset`, its training split; a generated folder if not given.
     rounds: of each way, after one that is not counted. batch, crop: of a training step. Raises `UsageError` for data
     that cannot be used.
     """

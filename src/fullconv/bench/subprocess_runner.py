@@ -1,7 +1,7 @@
-"""A way in a process of its own, which takes its turn with those of this one.
+"""Time a network in a process of its own, in turn with those of this process.
 
-The plain net is measured so: it has the memory as torch and the C library give it to anybody, while an engine of ours
-changes for its whole process what is kept (`fullconv.profiling.process_memory.set_malloc_thresholds`), from which the plain net would gain too.
+The plain network is measured this way: the command line sets the allocator's thresholds for its whole process
+(`set_malloc_thresholds`), and the plain network would gain from that too.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         if debug or not process_memory.is_out_of_memory(problem):
             raise
-        print(f"fullconv: error: {process_memory.describe(problem)}; lower --batch-size or --crop, or take smaller images",
-              file=sys.stderr)  # fmt: skip
+        lacking = process_memory.describe(problem)
+        print(f"fullconv: error: {lacking}; lower --batch-size or --crop, or take smaller images", file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -15,6 +15,7 @@ from fullconv.check.check_dataset import quick_check
 from fullconv.cli.show import Bar, four_numbers, key_values
 from fullconv.config import TrainConfig
 from fullconv.profiling import process_memory
+from fullconv.profiling.process_memory import format_bytes
 from fullconv.reporting.formatting import duration
 from fullconv.reporting.page import percent
 from fullconv.reporting.run_page import write_run_report
@@ -86,7 +87,7 @@ def planned(job: Run) -> tuple[list[tuple[str, str]], list[str]]:
     rows = [
         (
             "memory",
-            f"{process_memory.format_bytes(found.peak)} at most{each}, of {process_memory.format_bytes(free + found.held)}",
+            f"{format_bytes(found.peak)} at most{each}, of {format_bytes(free + found.held)}",
         )
     ]
     if found.seconds is not None and found.seconds_per_step is not None:
@@ -155,5 +156,5 @@ def step(bar: Bar, record: Record) -> None:
     bar.update(
         record.step,
         f"loss {record.loss:.3f}  {record.images / max(record.seconds, 1e-9):.1f} images/s"
-        f"  {process_memory.format_bytes(record.memory)}{reached}",
+        f"  {format_bytes(record.memory)}{reached}",
     )

@@ -43,8 +43,8 @@ def default_splits(name_or_path: str | Path) -> tuple[str, str | None]:
 def open_dataset(name_or_path: str | Path, split: str, reading: MaskOptions | None = None) -> Dataset:
     """Open one split of a data set: ``digits``; the name of an official one with its folder, ``voc2012:DIR`` (all
     names: `fullconv.datasets.published.catalog.abouts`); a folder of images and masks in one of the layouts of
-    `fullconv.datasets.folder.layouts`; or one of polygons (`fullconv.datasets.annotations.annotation_dataset`). reading: what is said about the masks of a
-    folder beside its ``classes.yaml``.
+    `fullconv.datasets.folder.layouts`; or one of polygons (`fullconv.datasets.annotations`). reading: what is said
+    about the masks of a folder beside its ``classes.yaml``.
 
     Raises `UsageError` when there is no such split, or when the folder, its images or its masks are not there.
 

@@ -1,6 +1,4 @@
-"""Prediction with an exported file: an image in, its segmentation out, as `fullconv.inference.predictor` gives it. No torch is
-needed for an .onnx or an .xml.
-"""
+"""Predict with an exported file (.onnx, .xml), without importing torch."""
 
 from __future__ import annotations
 

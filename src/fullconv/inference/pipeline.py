@@ -44,7 +44,7 @@ class Throughput:
     def busy(self) -> float:
         """The part of the time in which the net did not wait, 0 to 1.
 
-        >>> Pace(images=10, worked=3.0, first=1.0, last=5.0).busy
+        >>> Throughput(images=10, worked=3.0, first=1.0, last=5.0).busy
         0.75
         """
         return self.worked / (self.last - self.first) if self.images else 1.0

@@ -41,7 +41,7 @@ def check_input(image: Image, convention: InputConvention) -> None:
 
 
 def to_input(image: Image, convention: InputConvention) -> NDArray[np.float32]:
-    """(H, W, C) uint8 or float32 to (1, C, H, W) float32: `fullconv.inference.tensor_input.to_input` without torch, to the bit.
+    """(H, W, C) uint8 or float32 to (1, C, H, W) float32: bit-identical to `tensor_input.to_input`, without torch.
 
     >>> red = np.array([[[255, 0, 0]]], np.uint8)
     >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).ravel().tolist()

@@ -26,9 +26,7 @@ from fullconv.labels import LabelSpace
 
 
 class Model(Protocol):
-    """What a net is for those who use it: a `fullconv.inference.predictor.Predictor`, an exported net, the mean of several
-    passes.
-    """
+    """What a net is for those who use it: a `fullconv.Predictor`, an exported net, the mean of several passes."""
 
     @property
     def labels(self) -> LabelSpace:

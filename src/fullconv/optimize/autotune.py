@@ -70,7 +70,7 @@ def benchmark(
     >>> from fullconv.config import ModelConfig
     >>> from fullconv.models.build import build
     >>> net = build(ModelConfig("lenet", stride=4, num_classes=3)).eval()
-    >>> [trial.agrees for trial in tried(net, torch.rand(1, 3, 40, 40), ["fp32"], ["torch"])]
+    >>> [trial.agrees for trial in benchmark(net, torch.rand(1, 3, 40, 40), ["fp32"], ["torch"])]
     [True]
     """
     with torch.inference_mode():

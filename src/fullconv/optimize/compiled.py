@@ -1,8 +1,8 @@
 """Nets prepared for speed: one FCN, several engines that give the same scores.
 
 An engine takes an FCN and a size and gives a function from the net's own input to the scores at its stride. The ring of
-wide paddings is not computed in any of them (`fullconv.optimize.size_specialization`); what is made for a size is kept for the last
-few sizes.
+wide paddings is not computed in any of them (`fullconv.optimize.size_specialization`); what is made for a size is
+kept for the last few sizes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class CompiledModel:
     >>> from fullconv.config import ModelConfig
     >>> from fullconv.models.build import build
     >>> net = build(ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 64)).eval()
-    >>> Prepared(net)(torch.rand(1, 3, 40, 50)).shape
+    >>> CompiledModel(net)(torch.rand(1, 3, 40, 50)).shape
     torch.Size([1, 3, 40, 50])
     """
 

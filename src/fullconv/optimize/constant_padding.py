@@ -52,10 +52,10 @@ class CellRange:
     def through(self, window: Window, borderless: bool) -> CellRange:
         """The extent behind a layer. borderless: its padding is no border: what it pads is what the ring holds.
 
-        >>> Extent(500, 0, 500).through(Window(3, padding=100), borderless=True)
-        Extent(cells=698, begin=98, end=600, front=0, back=0)
-        >>> Extent(698, 98, 600).through(Window(3, padding=1), borderless=False)
-        Extent(cells=698, begin=97, end=601, front=1, back=1)
+        >>> CellRange(500, 0, 500).through(Window(3, padding=100), borderless=True)
+        CellRange(cells=698, begin=98, end=600, front=0, back=0)
+        >>> CellRange(698, 98, 600).through(Window(3, padding=1), borderless=False)
+        CellRange(cells=698, begin=97, end=601, front=1, back=1)
         """
         step, pad, reach = window.stride, window.padding, window.span - 1
         cells = window.size(self.cells)

@@ -1,5 +1,6 @@
-"""The same net without the work on the ring (`fullconv.optimize.constant_padding`): equal scores, a third fewer operations with the
-paper's padding.
+"""Specialize a network for one image size: equal scores without computing the constant padding around the image.
+
+With the paper's padding of 100 pixels this saves a third of the operations (`fullconv.optimize.constant_padding`).
 
 Away from the image every feature is one constant vector c, the feature of an endless empty image. Written as what it is
 above c, a feature is zero there; so padding with zeros is an endless ring, and only the cells that see the image are
@@ -37,7 +38,7 @@ def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
     >>> from fullconv.models.build import build
     >>> net = build(ModelConfig("vgg11", stride=8, width=1 / 64, padding="paper")).eval()
     >>> image = torch.rand(1, 3, 90, 64)
-    >>> torch.allclose(net(image), without_ring(net, 90, 64)(image), atol=1e-6)
+    >>> torch.allclose(net(image), specialize_for_size(net, 90, 64)(image), atol=1e-6)
     True
     """
     sides = tuple(pixels + sum(net.margin.of(pixels)) for pixels in (height, width))

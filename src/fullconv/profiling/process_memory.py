@@ -89,7 +89,7 @@ def set_malloc_thresholds() -> None:
 def format_bytes(size: float) -> str:
     """A number of bytes in words, in units of 1000.
 
-    >>> [readable(n) for n in (12, 4_200, 812_000_000, 999_800_000, 1_340_000_000, 64 * 10**9)]
+    >>> [format_bytes(n) for n in (12, 4_200, 812_000_000, 999_800_000, 1_340_000_000, 64 * 10**9)]
     ['12 bytes', '4 kB', '812 MB', '1.0 GB', '1.3 GB', '64.0 GB']
     """
     for unit, factor in (("bytes", 1), ("kB", 10**3), ("MB", 10**6)):
@@ -180,7 +180,7 @@ def is_out_of_memory(problem: BaseException) -> bool:
 def requested_bytes(problem: BaseException) -> int | None:
     """The bytes that were asked for in vain, where the error says so.
 
-    >>> asked(RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has ..."))
+    >>> requested_bytes(RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has ..."))
     1610612736
     """
     for one in _chain(problem):
@@ -193,7 +193,7 @@ def requested_bytes(problem: BaseException) -> int | None:
 def describe(problem: BaseException) -> str:
     """What is said of it: "out of memory", with what was asked for and what there is, where that is known.
 
-    >>> lacking(MemoryError())
+    >>> describe(MemoryError())
     'out of memory'
     """
     wanted = requested_bytes(problem)

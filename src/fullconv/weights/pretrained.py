@@ -1,4 +1,4 @@
-"""Published weights, by name or by address: fetched once and kept (`fullconv.io.download.fetch`), and told from web pages."""
+"""Fetch published weights by name or address, once, and refuse web pages in their place."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def fetch(
 ) -> Path:
     """The file of published weights, by its name in `KNOWN` or by its address; fetched if it is not there.
 
-    It is kept in `folder` (`cache_folder` if not given) under its own name, as `fullconv.io.download.fetch.fetch_file` keeps
-    files. `expected` is its checksum, where `KNOWN` has none. A file that was put there by hand is taken for what its
-    name says if that is the file of a name in `KNOWN`.
+    It is kept in `folder` (`cache_folder` if not given) under its own name, as `fetch_file` keeps files. `expected` is
+    its checksum, where `KNOWN` has none. A file that was put there by hand is taken for what its name
+    says if that is the file of a name in `KNOWN`.
 
     Raises `UsageError` for a name or an address that cannot be used and for a kept file that is not what it was;
     `RunError` when the network, the server or the disk fails, or when what came is not what was published.

@@ -70,7 +70,7 @@ def open_polygons(layout: PolygonLayout, split: str) -> Polygons:
 
     The label space comes from ``classes.yaml``, or from the annotations of the training split (of the first split
     where there is none), and every label of the split is checked against it. A folder without splits gets one from
-    `fullconv.datasets.folder.folder_dataset.make_split`. Raises `UsageError` naming file and shape for whatever cannot be used.
+    `folder_dataset.make_split`. Raises `UsageError` naming file and shape for whatever cannot be used.
     """
     if split not in layout.names:
         raise UsageError(f"{shown(layout.root)}: no split '{shown(split)}'; {suggestion(split, layout.names)}")

@@ -1,7 +1,7 @@
 """A folder of images and masks as a data set: found by `layouts`, coded by `coding`, read here, with no file written.
 
-What is wrong with the files stops the opening, with the first thing found in one line; `fullconv.check.check_dataset` lists
-everything.
+What is wrong with the files stops the opening, with the first thing found in one line;
+`fullconv.check` lists everything.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Folder:
 
 
 def open_folder(root: Path, split: str, reading: MaskOptions | None = None) -> Folder:
-    """Open one split of a folder in one of the layouts of `fullconv.datasets.folder.layouts`; `reading` is what was said about it
-    beside its ``classes.yaml``.
+    """Open one split of a folder in one of the layouts of `fullconv.datasets.folder.layouts`;
+    `reading` is what was said about it beside its ``classes.yaml``.
 
     The label space comes from ``classes.yaml``, or from all the masks of the training split, and every mask of the
     split is checked against it before the first sample is read. A folder without splits gets one from `make_split`.

@@ -1,8 +1,8 @@
 """Which folders hold what: the layouts of data sets as people have them on disk, read as they are.
 
 Nothing is refused here but a folder without any layout: `scan` lists the pairs of a split and everything that is
-wrong with its files, and whoever asked decides whether that is an error (`fullconv.datasets.folder.folder_dataset`) or a finding
-(`fullconv.check.check_dataset`).
+wrong with its files, and whoever asked decides whether that is an error (`folder_dataset`) or a finding
+(`fullconv.check`).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Official:
-    """One split of a published data set, as `fullconv.data.dataset.Dataset`. Samples are read when they are asked for."""
+    """One split of a published dataset. Samples are read on demand."""
 
     about: DatasetInfo
     split: str

@@ -1,4 +1,4 @@
-"""The handwriting of `fullconv.datasets.synthetic.digits`: scikit-learn's digits as distance fields, in three disjoint splits."""
+"""Handwritten digits from scikit-learn as distance fields, in three disjoint splits."""
 
 from __future__ import annotations
 

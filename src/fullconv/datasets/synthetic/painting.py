@@ -1,6 +1,4 @@
-"""How the scenes of `fullconv.datasets.synthetic.digits` are painted: every object is a signed distance in pixels over a box, stamped
-on the canvas.
-"""
+"""Draw the scenes of `fullconv.datasets.synthetic.digits`: each object is a signed distance stamped on the canvas."""
 
 from __future__ import annotations
 

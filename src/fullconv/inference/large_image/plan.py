@@ -27,6 +27,7 @@ from fullconv.inference.large_image.tiles import (
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
 from fullconv.profiling.graph_cost import cost
+from fullconv.profiling.process_memory import format_bytes
 
 if TYPE_CHECKING:
     from fullconv.inference.predictor import Predictor
@@ -81,10 +82,8 @@ class Plan:
     held: int = 0
 
     def __str__(self) -> str:
-        most = f"; {process_memory.format_bytes(self.bytes)} at most" if self.bytes is not None else ""
-        most += (
-            f", {process_memory.format_bytes(self.held)} for the image besides" if most and self.held >= 10**6 else ""
-        )
+        most = f"; {format_bytes(self.bytes)} at most" if self.bytes is not None else ""
+        most += f", {format_bytes(self.held)} for the image besides" if most and self.held >= 10**6 else ""
         if self.way == "whole":
             return f"as a whole{most}"
         more = f", {self.seen - 1:.0%} more pixels than the image" if self.seen > 1.005 else ""
@@ -260,10 +259,8 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _too_little(height: int, width: int, needed: int | None, room: int) -> RunError:
-    wanted = (
-        f"{process_memory.format_bytes(needed)} at least are needed" if needed is not None else "more memory is needed"
-    )
+    wanted = f"{format_bytes(needed)} at least are needed" if needed is not None else "more memory is needed"
     return RunError(
-        f"image of {height}x{width}: {wanted}, and there are {process_memory.format_bytes(max(0, room))} for it; free memory or "
+        f"image of {height}x{width}: {wanted}, and there are {format_bytes(max(0, room))} for it; free memory or "
         "raise --memory, or take a smaller net"
     )

@@ -31,6 +31,7 @@ from fullconv.io.image import write_overlay
 from fullconv.io.row_writer import row_writer
 from fullconv.io.windowed import Source, open_source, outline
 from fullconv.profiling import process_memory
+from fullconv.profiling.process_memory import format_bytes
 
 OVERLAY = 16_000_000
 """Pixels of an overlay at most: that of a larger image is made at a reduced size, to be looked at."""
@@ -76,9 +77,15 @@ def is_ordinary(predictor: Predictor, path: Path, settings: TilingOptions) -> bo
 
 
 def predict_file(
-    predictor: Predictor, path: Path, out: Path, name: str, settings: TilingOptions | None = None, overlay: bool = False,
-    planned: Callable[[Plan], Any] | None = None, progress: Callable[[int, int], Any] | None = None,
-) -> Facts:  # fmt: skip
+    predictor: Predictor,
+    path: Path,
+    out: Path,
+    name: str,
+    settings: TilingOptions | None = None,
+    overlay: bool = False,
+    planned: Callable[[Plan], Any] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Facts:
     """Predict the image in a file of any size into ``out/name.png`` (or ``.tif``), of a net with two heads into
     ``name.geometric`` too; with ``overlay``, ``name.overlay.jpg``.
 
@@ -91,14 +98,14 @@ def predict_file(
     room = process_memory.available() if settings.memory is None else settings.memory - process_memory.resident()
     if settings.memory is not None and room <= 0:
         raise RunError(
-            f"--memory: {process_memory.format_bytes(settings.memory)} are less than the {process_memory.format_bytes(process_memory.resident())} that "
-            "the process has with its net, before any image; give more"
+            f"--memory: {format_bytes(settings.memory)} are less than the {format_bytes(process_memory.resident())} "
+            "that the process has with its net, before any image; give more"
         )
     decoding = 0 if found.windowed else DECODING * found.height * found.width
     if decoding >= room:
         raise RunError(
-            f"{shown(path)}: {process_memory.format_bytes(decoding)} are needed to decode {found.height}x{found.width} pixels, and "
-            f"there are {process_memory.format_bytes(max(0, room))}; free memory or raise --memory, or save it as a TIFF of tiles, "
+            f"{shown(path)}: {format_bytes(decoding)} are needed to decode {found.height}x{found.width} pixels, and "
+            f"there are {format_bytes(max(0, room))}; free memory or raise --memory, or save it as a TIFF of tiles, "
             "which is read in windows"
         )
     with open_source(

@@ -1,4 +1,4 @@
-"""The labels of an image of any height in the memory of a strip: `fullconv.inference.large_image.streaming`, images in and labels out.
+"""Label an image of any height in the memory of one strip, by row streaming.
 
 An image that is too wide for a strip is cut in columns with a halo of the net's reach, which go down side by side.
 """
