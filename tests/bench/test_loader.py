@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from fullconv.bench import loader
+from fullconv.bench import data_loading
 from fullconv.cli.command import main
 from fullconv.datasets.open_dataset import open_dataset
 
 
 def test_the_pictures_are_a_data_set():
-    with loader.pictures(3, (60, 80)) as root:
+    with data_loading.pictures(3, (60, 80)) as root:
         dataset = open_dataset(str(root), "train")
         assert len(dataset) == 3 and len(dataset.labels) == 21
         sample = dataset[2]
@@ -23,9 +23,9 @@ def test_the_pictures_are_a_data_set():
 @pytest.fixture
 def small(monkeypatch):
     """A tenth of the work."""
-    monkeypatch.setattr(loader, "STEPS", 1)
-    monkeypatch.setattr(loader.pictures.__wrapped__, "__defaults__", (3, (64, 96)))
-    monkeypatch.setattr(loader.measure, "__defaults__", (None, 5, 2, (40, 48)))
+    monkeypatch.setattr(data_loading, "STEPS", 1)
+    monkeypatch.setattr(data_loading.pictures.__wrapped__, "__defaults__", (3, (64, 96)))
+    monkeypatch.setattr(data_loading.measure, "__defaults__", (None, 5, 2, (40, 48)))
 
 
 @pytest.mark.parametrize("data", [[], ["digits"]])

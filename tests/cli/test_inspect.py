@@ -9,7 +9,7 @@ import torch
 import zoo
 
 from fullconv.cli.command import main
-from fullconv.cli.table1 import TABLE
+from fullconv.cli.inspect_table import TABLE
 from fullconv.config import InputConvention, ModelConfig, TrainConfig
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.models.backbones.registry import BACKBONES

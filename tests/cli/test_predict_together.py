@@ -173,12 +173,12 @@ def test_an_image_of_which_workers_die_is_given_up_and_the_others_are_done(place
     from fullconv.cli.cluster import LIVES, Task, Worker
     from fullconv.cli.loading import PredictRequest
     from fullconv.inference.inputs import gather
-    from fullconv.inference.outputs import Outputs
+    from fullconv.inference.outputs import OutputWriter
 
     inputs = gather([str(place / "photos" / f"{k:02d}.png") for k in range(4)], tmp_path)
     (tmp_path / "notes").mkdir()
     asked = PredictRequest(place / "model.safetensors")
-    task = Task(Path.cwd(), asked, inputs, Outputs(tmp_path), 1, False,
+    task = Task(Path.cwd(), asked, inputs, OutputWriter(tmp_path), 1, False,
                 tmp_path / "notes")  # fmt: skip
     for number, tries in ((1, LIVES), (2, LIVES - 1)):
         (tmp_path / "notes" / f"{number}.tries").write_bytes(b"." * tries)

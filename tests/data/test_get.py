@@ -14,7 +14,7 @@ from fakes import fake, names_of, voc
 
 from fullconv.datasets.published.catalog import Named, abouts
 from fullconv.datasets.published.description import Published
-from fullconv.datasets.published.fetch import ARCHIVES, get, verify
+from fullconv.datasets.published.download import ARCHIVES, get, verify
 from fullconv.errors import RunError, UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

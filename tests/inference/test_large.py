@@ -12,11 +12,11 @@ from torch import nn
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig
 from fullconv.errors import RunError, UsageError
-from fullconv.inference.large_image.options import TilingOptions
 from fullconv.inference.large_image.plan import memory_of_whole, plan, reach
 from fullconv.inference.large_image.predict_file import described, is_ordinary, labels_of, predict_file
 from fullconv.inference.large_image.strips import labels_by_strip, memory_of_strip
 from fullconv.inference.large_image.tiles import along
+from fullconv.inference.large_image.tiling_options import TilingOptions
 from fullconv.inference.predictor import Predictor
 from fullconv.io.image import read_image, read_label_values
 from fullconv.io.windowed import Decoded, open_source
@@ -244,7 +244,7 @@ import sys, torch
 from pathlib import Path
 from fullconv.profiling import process_memory as memory
 from fullconv.inference.predictor import load
-from fullconv.inference.large_image.options import TilingOptions as Settings
+from fullconv.inference.large_image.tiling_options import TilingOptions as Settings
 from fullconv.inference.large_image.predict_file import predict_file
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from torch import fx, nn
 from fullconv.config import ModelConfig
 from fullconv.models.build import build
 from fullconv.optimize import cache_blocking
-from fullconv.optimize.cache_blocking import Bands, Step, banded, in_bands
+from fullconv.optimize.cache_blocking import BandedLayers, Step, banded, in_bands
 from fullconv.optimize.fold_batchnorm import folded
 from fullconv.optimize.size_specialization import specialize_for_size
 
@@ -94,7 +94,7 @@ def test_a_step_has_the_rows_of_its_layer(span, stride, above, below, ceil, rows
 
 
 def find(net):
-    return [module for module in net.modules() if isinstance(module, Bands)]
+    return [module for module in net.modules() if isinstance(module, BandedLayers)]
 
 
 def test_of_vgg16_every_block_is_a_band_and_the_rest_is_not():

@@ -15,15 +15,15 @@ from fullconv.optimize.winograd import (
     SHORT,
     TILES,
     WORTH,
-    Tile,
     WinogradConv2d,
+    WinogradTile,
     fewer,
     filtering,
     tile,
     transformed,
 )
 
-WAYS = [*TILES.items(), *SHORT.items(), (5, Tile(3, 2)), (7, Tile(1, 3)), (11, Tile(2, 4))]
+WAYS = [*TILES.items(), *SHORT.items(), (5, WinogradTile(3, 2)), (7, WinogradTile(1, 3)), (11, WinogradTile(2, 4))]
 """Kernels and how they are filtered; of some, blocks of taps make up more than the kernel."""
 
 

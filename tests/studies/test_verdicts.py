@@ -3,7 +3,14 @@
 import pytest
 
 from fullconv.errors import RunError
-from fullconv.reproduce import appendix_a, sampling, table1, table2, timing, variations
+from fullconv.reproduce import (
+    appendix_a,
+    patch_sampling,
+    table1,
+    table2,
+    timing,
+    variations,
+)
 from fullconv.reproduce.result import Row, beside, compared, too_little
 
 
@@ -74,12 +81,12 @@ def trained(name, loss, step):
 
 
 def test_sampling():
-    as_printed = sampling.verdict([trained("whole", 0.50, 1.0), trained("half", 0.51, 2.0)], 21)
+    as_printed = patch_sampling.verdict([trained("whole", 0.50, 1.0), trained("half", 0.51, 2.0)], 21)
     assert "the same loss, as in the paper" in as_printed and "2.0 times as long, slower as in the paper" in as_printed
-    flipped = sampling.verdict([trained("whole", 0.50, 2.0), trained("half", 0.30, 1.0)], 21)
+    flipped = patch_sampling.verdict([trained("whole", 0.50, 2.0), trained("half", 0.30, 1.0)], 21)
     assert "a lower loss (by 40 % of the larger), unlike" in flipped and "not slower, unlike the paper" in flipped
-    assert "a higher loss" in sampling.verdict([trained("whole", 0.3, 2.0), trained("half", 0.50, 1.0)], 21)
-    assert sampling.verdict([trained("whole", 2.9, 2.0), trained("half", 2.9, 1.0)], 21).startswith("No verdict")
+    assert "a higher loss" in patch_sampling.verdict([trained("whole", 0.3, 2.0), trained("half", 0.50, 1.0)], 21)
+    assert patch_sampling.verdict([trained("whole", 2.9, 2.0), trained("half", 2.9, 1.0)], 21).startswith("No verdict")
 
 
 def test_timing():

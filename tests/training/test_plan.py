@@ -27,7 +27,7 @@ from fullconv.training import memory_plan as planning
 from fullconv.training.dry_run import seconds_of_batch, tally, untouched
 from fullconv.training.loop import State, fit
 from fullconv.training.memory_plan import advice, plan
-from fullconv.training.step import Part
+from fullconv.training.step import StepBatch
 from fullconv.weights.checkpoint import fingerprint
 
 INPUT = CONVENTIONS["torchvision"]
@@ -77,7 +77,7 @@ def really(net, config, shape):
             ledger.show(tensor)
         work = dry_run._work(net, config, INPUT)
         labels = {task: torch.zeros(shape, dtype=torch.int64) for task in work.objectives}
-        work.gradient(net, net, [Part(dry_run._batch(shape, INPUT), labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
+        work.gradient(net, net, [StepBatch(dry_run._batch(shape, INPUT), labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
         gradients = sum(p.grad.nbytes for p in net.parameters() if p.grad is not None)
     return ledger, gradients
 

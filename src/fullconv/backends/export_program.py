@@ -21,7 +21,7 @@ tracer takes those for constants.
 """
 
 
-class Outputs(nn.Module):
+class TupleOutputs(nn.Module):
     """The logits of each task, then its coarse scores, or one of both alone."""
 
     def __init__(self, net: FCN, logits: bool = True, coarse: bool = True) -> None:
@@ -72,4 +72,4 @@ def program(net: FCN, size: Size | None) -> torch.export.ExportedProgram:
     """The net as a program of torch.export: (N, C, H, W) to its logits, a tuple of them for two heads."""
     x, dynamic = example(net, size)
     with without_warnings(), torch.no_grad():
-        return torch.export.export(Outputs(net.eval(), coarse=False), (x,), dynamic_shapes=dynamic)
+        return torch.export.export(TupleOutputs(net.eval(), coarse=False), (x,), dynamic_shapes=dynamic)

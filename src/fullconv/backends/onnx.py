@@ -43,10 +43,10 @@ def to_onnx(net: FCN, size: Size | None, coarse: bool = False) -> ModelProto:
     """
     import torch
 
-    from fullconv.backends.export_program import Outputs, example
+    from fullconv.backends.export_program import TupleOutputs, example
 
     present("onnx", "onnxscript")
-    outputs = Outputs(net.eval(), logits=not coarse, coarse=coarse or not net.learned_end)
+    outputs = TupleOutputs(net.eval(), logits=not coarse, coarse=coarse or not net.learned_end)
     x, dynamic = example(net, size)
     told = logging.getLogger("torch.onnx").level, logging.getLogger("onnxscript").level
     for name in ("torch.onnx", "onnxscript"):

@@ -43,9 +43,9 @@ def of_net(net: FCN, size: Size) -> Model:
     """
     import torch
 
-    from fullconv.backends.export_program import Outputs, example
+    from fullconv.backends.export_program import TupleOutputs, example
 
-    outputs = Outputs(net.eval(), logits=False)
+    outputs = TupleOutputs(net.eval(), logits=False)
     x, _ = example(net, size)
     with without_warnings(), torch.no_grad():
         model = present().convert_model(torch.export.export(outputs, (x,)), share_weights=False)

@@ -11,8 +11,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fullconv.check.duplicates import Seen, quick_duplicates, report_duplicates, thumbnail
-from fullconv.check.findings import Findings, Report, SampleProblem, SplitFindings, Tally
+from fullconv.check.duplicates import (
+    ThumbnailIndex,
+    quick_duplicates,
+    report_duplicates,
+    thumbnail,
+)
+from fullconv.check.findings import Findings, Report, SampleProblem, SplitFindings, SplitTally
 from fullconv.check.heuristics import (
     SPECKS,
     Inspected,
@@ -89,7 +94,7 @@ def check_dataset(
 def check_samples(name: str, datasets: Mapping[str, Dataset], progress: Progress | None = None) -> Findings:
     """Look at every sample of any data sets that share a label space, by split."""
     labels = next(iter(datasets.values())).labels
-    report, seen, done = Report(labels), Seen(), 0
+    report, seen, done = Report(labels), ThumbnailIndex(), 0
     total = sum(len(d) for d in datasets.values())
     for split, dataset in datasets.items():
         tally = report.tally(split, len(dataset))
@@ -102,7 +107,7 @@ def check_samples(name: str, datasets: Mapping[str, Dataset], progress: Progress
     return report.findings(name, datasets)
 
 
-def _check_sample(report: Report, seen: Seen, tally: Tally, dataset: Dataset, index: int) -> None:
+def _check_sample(report: Report, seen: ThumbnailIndex, tally: SplitTally, dataset: Dataset, index: int) -> None:
     split, labels = tally.split, dataset.labels
     try:
         sample = dataset[index]
@@ -150,7 +155,7 @@ class _FolderCheck:
     """One pass over the files of a folder."""
 
     def __init__(self, layout: Layout, sources: Mapping[str, Source], reading: MaskOptions | None) -> None:
-        self.layout, self.sources, self.report, self.seen = layout, sources, Report(None), Seen()
+        self.layout, self.sources, self.report, self.seen = layout, sources, Report(None), ThumbnailIndex()
         self.reading = reading
         self.pairs: dict[str, tuple[tuple[Pair, ...], str | None]] = {}
         self.bands: dict[str, Bands | None] = {}

@@ -89,7 +89,7 @@ Place = tuple[str, str, str]
 """(split, name of the sample, where it is)."""
 
 
-class Seen:
+class ThumbnailIndex:
     """The images of a data set so far, to be compared across its splits."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Seen:
         return found
 
 
-def report_duplicates(report: Report, seen: Seen) -> None:
+def report_duplicates(report: Report, seen: ThumbnailIndex) -> None:
     """Add what stands in several splits to the report."""
     for places in seen.exact():
         (split, name, _), message = places[-1], "splits: the same image in more than one; keep it in one, scores on "

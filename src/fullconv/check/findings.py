@@ -111,7 +111,7 @@ class Findings:
         }
 
 
-class Tally:
+class SplitTally:
     """The running numbers of one split."""
 
     def __init__(self, split: str, images: int, made: str | None) -> None:
@@ -165,14 +165,14 @@ class Report:
     def __init__(self, labels: LabelSpace | None) -> None:
         self.labels = labels
         self.problems: list[Problem] = []
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, SplitTally] = {}
         self.marks: list[SampleProblem] = []
         self._examples: dict[tuple[str, str, str], list[str]] = {}
         self._counts: dict[tuple[str, str, str], int] = {}
 
-    def tally(self, split: str, images: int, made: str | None = None) -> Tally:
+    def tally(self, split: str, images: int, made: str | None = None) -> SplitTally:
         """Begin a split."""
-        self.tallies[split] = Tally(split, images, made)
+        self.tallies[split] = SplitTally(split, images, made)
         return self.tallies[split]
 
     def add(self, kind: str, severity: str, message: str, example: str, sample: tuple[str, str] | None = None) -> None:

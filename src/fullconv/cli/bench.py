@@ -115,9 +115,9 @@ def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     if args.study == "predict":
         return _predict(args, console)
     if args.study == "loader":
-        from fullconv.bench import loader
+        from fullconv.bench import data_loading
 
-        return loader.measure(args.data, args.rounds)
+        return data_loading.measure(args.data, args.rounds)
     if args.study == "confusion":
         from fullconv.bench import confusion
 

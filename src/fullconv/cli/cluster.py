@@ -27,7 +27,7 @@ from fullconv.cli.loading import PredictRequest, ready
 from fullconv.cli.segmenting import Told, segment
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.inference.inputs import Input
-from fullconv.inference.outputs import Outputs
+from fullconv.inference.outputs import OutputWriter
 from fullconv.inference.pipeline import Clock, Throughput
 
 IMAGES = 16
@@ -52,7 +52,7 @@ class Task:
     place: Path
     asked: PredictRequest
     inputs: list[Input]
-    outputs: Outputs
+    outputs: OutputWriter
     every: int
     skip: bool
     notes: Path
@@ -132,7 +132,7 @@ class Worker:
 
 
 def segment_on_cluster(
-    args: argparse.Namespace, asked: PredictRequest, inputs: list[Input], outputs: Outputs, told: Told,
+    args: argparse.Namespace, asked: PredictRequest, inputs: list[Input], outputs: OutputWriter, told: Told,
     seen: Callable[[Told, int], Any],
 ) -> Throughput:  # fmt: skip
     """Predict on the workers of a Ray cluster, into `outputs` and `told`."""

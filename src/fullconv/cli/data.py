@@ -80,7 +80,7 @@ def _list(args: argparse.Namespace, console: Any) -> int:
 
 def _get(args: argparse.Namespace, console: Any) -> int:
     from fullconv.cli.show import Bar, print_json
-    from fullconv.datasets.published.fetch import get
+    from fullconv.datasets.published.download import get
 
     about = _about(args.given[0])
     folder = args.out or Path(about.name)
@@ -118,7 +118,7 @@ def _verify(args: argparse.Namespace, console: Any) -> int:
     from rich.table import Table
 
     from fullconv.cli.show import Bar, print_json
-    from fullconv.datasets.published.fetch import verify
+    from fullconv.datasets.published.download import verify
 
     named = _named(args.given[0])
     bar = Bar(console, "reading", 1)

@@ -29,7 +29,7 @@ LARGEST = 1_000_000
 
 
 @dataclass(frozen=True)
-class View:
+class InspectSettings:
     """The image that the net is looked at with."""
 
     size: Size | None = option(
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--time", action="store_true", help="measure the forward pass on this machine too")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    add_settings(parser, View, "the image")
+    add_settings(parser, InspectSettings, "the image")
     add_settings(parser, ModelConfig, "the net")
 
 
@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
     """Describe the nets."""
     from rich.console import Console
 
+    from fullconv.cli.inspect_table import show
     from fullconv.cli.show import print_json
-    from fullconv.cli.table1 import show
 
-    size = from_mapping(View, {"size": getattr(args, "size", None)}, "command line").size or (500, 500)
+    size = from_mapping(InspectSettings, {"size": getattr(args, "size", None)}, "command line").size or (500, 500)
     if max(size) > LARGEST:
         raise UsageError(f"--size {size[0]}x{size[1]}: no image is that large; give sides of at most {LARGEST:,}")
     found = [facts(subject, size, args.layers) for subject in subjects(args)]

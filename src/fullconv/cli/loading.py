@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fullconv.cli.tiling import Large
 from fullconv.errors import UsageError, shown
-from fullconv.inference.large_image.options import TilingOptions
+from fullconv.inference.large_image.tiling_options import TilingOptions
 
 if TYPE_CHECKING:
     from fullconv.inference.exported import ExportedPredictor
-    from fullconv.inference.outputs import Outputs
+    from fullconv.inference.outputs import OutputWriter
     from fullconv.inference.pipeline import Clock
     from fullconv.inference.predictor import Predictor
     from fullconv.inference.tta import Model
@@ -81,7 +81,7 @@ def load_model(
 
 
 def ready(
-    asked: PredictRequest, outputs: Outputs, first: Read | None = None, say: Say = lambda line: None
+    asked: PredictRequest, outputs: OutputWriter, first: Read | None = None, say: Say = lambda line: None
 ) -> LoadedModel:
     """The model and what goes around it; `first` and `say` as for `load_model`."""
     from fullconv.inference.pipeline import Clock

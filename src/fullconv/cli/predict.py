@@ -78,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
     from fullconv.cli.loading import ready
     from fullconv.cli.segmenting import Told, segment
     from fullconv.cli.show import Bar
-    from fullconv.inference.outputs import Outputs
+    from fullconv.inference.outputs import OutputWriter
 
     console = Console(stderr=True, soft_wrap=True)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
     asked = asked_of(args)
     inputs, part = inputs_of(args)
-    outputs = Outputs(args.out, args.overlay, args.probability, args.entropy)
+    outputs = OutputWriter(args.out, args.overlay, args.probability, args.entropy)
     outputs.refuse_clashes(inputs)
     args.out.mkdir(parents=True, exist_ok=True)
     asked = replace(asked, images=len(inputs))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fullconv.errors import UsageError, shown
 from fullconv.inference.inputs import Input
-from fullconv.inference.outputs import Outputs, Written
+from fullconv.inference.outputs import OutputWriter, Written
 from fullconv.inference.pipeline import Clock, Throughput, run_pipeline
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Told:
 def segment(
     ready: LoadedModel,
     inputs: list[Input],
-    outputs: Outputs,
+    outputs: OutputWriter,
     told: Told,
     every: int = 1,
     skip: bool = False,
@@ -152,7 +152,7 @@ def _nothing() -> None:
 class _Videos:
     """The frames of videos as jobs."""
 
-    def __init__(self, outputs: Outputs, every: int, skip: bool, expected: int) -> None:
+    def __init__(self, outputs: OutputWriter, every: int, skip: bool, expected: int) -> None:
         self.whole, self.every, self.skip, self.expected = outputs, every, skip, expected
         self.outputs = replace(outputs, overlay=False)  # a frame's goes into the video of overlays
         self.open: list[_Video] = []

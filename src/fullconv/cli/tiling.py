@@ -13,9 +13,9 @@ from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from fullconv.inference.exported import ExportedPredictor
-    from fullconv.inference.large_image.options import TilingOptions
     from fullconv.inference.large_image.predict_file import Facts
-    from fullconv.inference.outputs import Outputs
+    from fullconv.inference.large_image.tiling_options import TilingOptions
+    from fullconv.inference.outputs import OutputWriter
     from fullconv.inference.predictor import Predictor
 
 FORMATS = ("png", "tif")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(args: argparse.Namespace) -> TilingOptions:
     """The flags as they are meant; refused in one line where they are not."""
-    from fullconv.inference.large_image.options import TilingOptions
+    from fullconv.inference.large_image.tiling_options import TilingOptions
     from fullconv.io.decoding import MAX_PIXELS
 
     tile: int | str = args.tile
@@ -71,14 +71,14 @@ class Large:
 
     model: Predictor | ExportedPredictor
     settings: TilingOptions
-    outputs: Outputs
+    outputs: OutputWriter
     whole: str | None
     say: Callable[[str], Any]
 
     def takes(self, path: Path) -> bool:
         """Whether a file is for here. Raises `UsageError` where it is, and cannot be."""
         from fullconv.inference.exported import ExportedPredictor
-        from fullconv.inference.large_image.options import WHOLE, TilingOptions
+        from fullconv.inference.large_image.tiling_options import WHOLE, TilingOptions
         from fullconv.io.windowed import outline
 
         if isinstance(self.model, ExportedPredictor):  # without torch, as long as that will do

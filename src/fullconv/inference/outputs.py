@@ -19,7 +19,7 @@ Written = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputWriter:
     """The folder, and which pictures go into it beside the masks."""
 
     folder: Path

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.errors import RunError, UsageError, shown
-from fullconv.io.windowed import Place
+from fullconv.io.windowed import GeoReference
 from fullconv.labels import LabelSpace
 from fullconv.warnings import without_warnings
 
@@ -47,7 +47,7 @@ class RowWriter(Protocol):
         """The next rows, (rows, width)."""
 
 
-def row_writer(path: Path, height: int, width: int, labels: LabelSpace, place: Place | None = None) -> RowWriter:
+def row_writer(path: Path, height: int, width: int, labels: LabelSpace, place: GeoReference | None = None) -> RowWriter:
     """The writer for the suffix of `path`: ``.png`` as `write_label` writes them, ``.tif`` with their place."""
     if path.suffix == ".tif":
         return TiffRows(path, height, width, labels, place)
@@ -160,7 +160,7 @@ class TiffRows(_Rows):
 
     dataset: Any = None
 
-    def __init__(self, path: Path, height: int, width: int, labels: LabelSpace, place: Place | None) -> None:
+    def __init__(self, path: Path, height: int, width: int, labels: LabelSpace, place: GeoReference | None) -> None:
         super().__init__(path, height, width, labels)
         self.place = place
 

@@ -28,7 +28,7 @@ CACHE = 64
 
 
 @dataclass(frozen=True)
-class Place:
+class GeoReference:
     """Where the pixels of an image lie on the earth: coordinate reference system and affine transform, as rasterio has
     them.
     """
@@ -42,7 +42,7 @@ class Decoded:
     """An image in memory, with the face of one that is not."""
 
     image: NDArray[Any]
-    place: Place | None = None
+    place: GeoReference | None = None
 
     @property
     def height(self) -> int:
@@ -78,7 +78,7 @@ class Windows:
     bands: bool
     kept: tuple[int, ...]
     max_pixels: int = MAX_PIXELS
-    place: Place | None = None
+    place: GeoReference | None = None
     _last: tuple[int, int, NDArray[Any]] | None = field(default=None, repr=False)
 
     @property
@@ -137,7 +137,7 @@ class Outline:
     height: int
     width: int
     windowed: bool
-    place: Place | None = None
+    place: GeoReference | None = None
 
 
 def outline(path: Path, bands: bool, max_pixels: int = MAX_PIXELS) -> Outline:
@@ -225,8 +225,8 @@ def _is_inverted(dataset: Any) -> bool:
     return bool(dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES")
 
 
-def _place(dataset: Any) -> Place | None:
+def _place(dataset: Any) -> GeoReference | None:
     """Where the image lies on the earth, if it says so."""
     if dataset.crs is None and dataset.transform.is_identity:
         return None
-    return Place(dataset.crs, dataset.transform)
+    return GeoReference(dataset.crs, dataset.transform)

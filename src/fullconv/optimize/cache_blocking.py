@@ -52,7 +52,7 @@ class Step:
         return first * self.stride - self.above, (end - 1) * self.stride - self.above + self.span
 
 
-class Bands(nn.Module):
+class BandedLayers(nn.Module):
     """Layers one behind the other that are run band by band where their features are large; the result is theirs.
 
     channels: the values of the largest feature between them, per cell of the input.
@@ -111,7 +111,7 @@ def banded(trunk: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(parts, graph).eval()
 
 
-def _bands_of(trunk: fx.GraphModule, run: Sequence[fx.Node], layers: Mapping[str, nn.Module]) -> Bands:
+def _bands_of(trunk: fx.GraphModule, run: Sequence[fx.Node], layers: Mapping[str, nn.Module]) -> BandedLayers:
     graph, parts = fx.Graph(), dict[str, Any]()
     values = {_source(run[0]): graph.placeholder("x")}
     steps, channels, stride = list[Step](), 0.0, 1
@@ -130,7 +130,7 @@ def _bands_of(trunk: fx.GraphModule, run: Sequence[fx.Node], layers: Mapping[str
             if isinstance(layer, nn.Conv2d) and node is not run[-1]:
                 channels = max(channels, layer.out_channels / stride**2)
     graph.output(values[run[-1]])
-    return Bands(fx.GraphModule(parts, graph), steps, channels)
+    return BandedLayers(fx.GraphModule(parts, graph), steps, channels)
 
 
 def _runs(trunk: fx.GraphModule, layers: Mapping[str, nn.Module]) -> Iterator[list[fx.Node]]:

@@ -107,7 +107,7 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 @dataclass(frozen=True)
-class Plan:
+class PaddingPlan:
     """What is computed without the ring.
 
     constants: the constant vector of each feature, (1, C, 1, 1). ring: the features that are written as what they are
@@ -120,7 +120,7 @@ class Plan:
     work: float
 
 
-def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> Plan | None:
+def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> PaddingPlan | None:
     """The plan for an input of so many rows and columns; None where it is not worth while.
 
     Zeros around the input cost little, and shift what is computed against the windows of the pools, which then need
@@ -146,7 +146,7 @@ def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> Pla
         choices = ([*more[:place], extra, *more[place + 1 :]] for extra in range(period))
         more = min(choices, key=lambda choice: found(choice)[0])
     work, extents, ring = found(more)
-    return Plan(constants, ring, extents, work / plain)
+    return PaddingPlan(constants, ring, extents, work / plain)
 
 
 def constants_of(trunk: fx.GraphModule, trace: Trace) -> Iterator[tuple[str, Tensor]]:

@@ -23,7 +23,14 @@ from torch import Tensor, fx, nn
 
 from fullconv.models.fcn import FCN
 from fullconv.models.trace import Trace, node_names
-from fullconv.optimize.constant_padding import Plan, extents_of, kind_of, needed, own_padding, plan_for
+from fullconv.optimize.constant_padding import (
+    PaddingPlan,
+    extents_of,
+    kind_of,
+    needed,
+    own_padding,
+    plan_for,
+)
 
 RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
@@ -55,7 +62,7 @@ def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
     return found
 
 
-def rewritten(trunk: fx.GraphModule, trace: Trace, plan: Plan) -> fx.GraphModule:
+def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.GraphModule:
     """The trunk by the plan: the same features, on the same canvases."""
     names, layers = node_names(trunk.graph), dict(trunk.named_modules())
     graph, parts = fx.Graph(), dict[str, Any]()
@@ -94,7 +101,7 @@ def rewritten(trunk: fx.GraphModule, trace: Trace, plan: Plan) -> fx.GraphModule
     return made.eval()
 
 
-def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: Plan) -> list[str]:
+def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: PaddingPlan) -> list[str]:
     """The features of the ring that others need on their canvases."""
     seams = []
     for node in trunk.graph.nodes:
@@ -103,7 +110,7 @@ def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: Plan) -> l
     return [name for name in dict.fromkeys(seams) if name in plan.ring]
 
 
-def _waits(node: fx.Node, names: Mapping[fx.Node, str], layers: Mapping[str, nn.Module], plan: Plan) -> bool:
+def _waits(node: fx.Node, names: Mapping[fx.Node, str], layers: Mapping[str, nn.Module], plan: PaddingPlan) -> bool:
     """Whether a convolution is written together with the ReLU behind it."""
     users = list(node.users)
     return (
@@ -120,7 +127,7 @@ def _is_relu(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
     return node.target in RELUS
 
 
-def _canvases(trunk: fx.GraphModule, trace: Trace, plan: Plan, seams: Sequence[str]) -> list[Tensor]:
+def _canvases(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan, seams: Sequence[str]) -> list[Tensor]:
     """What features of an image of zeros are on their canvases: the ring and its border, (1, C, rows, columns).
 
     They are computed from an image that is shorter by whole periods, since the ring between can be made longer.
@@ -177,7 +184,7 @@ class _Above:
     graph: fx.Graph
     parts: dict[str, Any]
     trace: Trace
-    plan: Plan
+    plan: PaddingPlan
     names: Mapping[fx.Node, str]
     layers: Mapping[str, nn.Module]
     written: Mapping[str, fx.Node]

@@ -29,7 +29,7 @@ POINTS = tuple(map(Fraction, ("0", "1", "-1", "1/2", "-2", "2", "-1/2")))
 
 
 @dataclass(frozen=True)
-class Tile:
+class WinogradTile:
     """How a kernel is filtered: so many outputs at a time, on each axis, from blocks of so many of its taps."""
 
     outputs: int
@@ -45,10 +45,10 @@ class Tile:
         return -(-kernel // self.taps)
 
 
-TILES = {3: Tile(4, 3), 5: Tile(4, 5), 7: Tile(2, 7)}
+TILES = {3: WinogradTile(4, 3), 5: WinogradTile(4, 5), 7: WinogradTile(2, 7)}
 """By the taps of the kernel: eight points at most."""
 
-SHORT = {3: Tile(2, 3), 7: Tile(2, 4)}
+SHORT = {3: WinogradTile(2, 3), 7: WinogradTile(2, 4)}
 """The same in bf16, where more points would cost many times the rounding of the convolution."""
 
 WORTH = 1.85
@@ -117,7 +117,7 @@ def _matrix(rows: list[list[Fraction]]) -> Tensor:
     return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
 
 
-def tile(weight: Tensor) -> Tile | None:
+def tile(weight: Tensor) -> WinogradTile | None:
     """How weights (O, C, r, r) are filtered in their precision; None where there is no such way."""
     return (SHORT if weight.dtype is torch.bfloat16 else TILES).get(weight.shape[2])
 

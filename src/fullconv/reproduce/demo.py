@@ -98,7 +98,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Row:
+class StoryRow:
     """A line of the table at the end."""
 
     name: str
@@ -111,7 +111,7 @@ class Row:
 class Ending:
     """What came out: the table, the classifier's accuracy on unseen digits, and the files."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[StoryRow, ...]
     accuracy: float
     page: Path
     picture: Path
@@ -167,7 +167,7 @@ def story(out: Path, settings: Settings = Settings()) -> Iterator[Event | Ending
         began = time.perf_counter()
         model = replace(settings.model, stride=stride)
         start = yield from learn_to_segment(folder(out, name), start, model, config, scenes)
-        rows.append(Row(name, stride, score(start, settings), time.perf_counter() - began))
+        rows.append(StoryRow(name, stride, score(start, settings), time.perf_counter() - began))
         yield Event(name, says=f"{name}: mean IU {percent(rows[-1].scores.mean_iu)} on {settings.unseen} unseen scenes")
 
     comparison = figure_4(out, settings)
@@ -251,7 +251,13 @@ def figure_4(out: Path, settings: Settings, rows: int = 5) -> bytes:
 
 
 def write_page(
-    out: Path, settings: Settings, rows: tuple[Row, ...], accuracy: float, comparison: bytes, heat: bytes, digit: str
+    out: Path,
+    settings: Settings,
+    rows: tuple[StoryRow, ...],
+    accuracy: float,
+    comparison: bytes,
+    heat: bytes,
+    digit: str,
 ) -> Path:
     """The report: the table, the pictures, and how each net learned."""
     best = rows[-1].scores

@@ -4,7 +4,7 @@ images processed and seconds.
 
 from __future__ import annotations
 
-from fullconv.reproduce import sampling
+from fullconv.reproduce import patch_sampling
 from fullconv.reproduce.result import Result, Say
 from fullconv.reproduce.setting import Setting
 
@@ -15,4 +15,4 @@ def run(setting: Setting, say: Say) -> Result:
         "Section 4.3, figure 5: whole images converge as sampled patches do by iterations, and faster by images "
         "processed."
     )
-    return sampling.result("figure5", claim, setting, say)
+    return patch_sampling.result("figure5", claim, setting, say)

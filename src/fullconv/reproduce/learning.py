@@ -18,7 +18,7 @@ from fullconv.inference.predictor import Predictor
 from fullconv.metrics import Scores
 from fullconv.models.build import build
 from fullconv.reproduce.result import Say
-from fullconv.reproduce.setting import Part, Setting, affordable
+from fullconv.reproduce.setting import Setting, Subset, affordable
 from fullconv.training.adapt import input_of, suited
 from fullconv.training.loop import State, fit
 from fullconv.weights.checkpoint import Header
@@ -59,7 +59,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """How long to train, and what to score on (None: nothing is scored). speeds: seconds of a step of each training."""
 
     steps: int
@@ -104,7 +104,7 @@ def learn(
     )
 
 
-def plan(setting: Setting, runs: Mapping[str, tuple[int, TrainConfig]], say: Say, scores: bool = True) -> Plan:
+def plan(setting: Setting, runs: Mapping[str, tuple[int, TrainConfig]], say: Say, scores: bool = True) -> StudyPlan:
     """The steps that each of some trainings may have, so that all fit into what is left of the budget: every one is
     tried for `TRIED` steps first, on other samples than it will begin with. runs: stride and settings by name.
 
@@ -112,7 +112,7 @@ def plan(setting: Setting, runs: Mapping[str, tuple[int, TrainConfig]], say: Say
     """
     everything = min(len(setting.validation), setting.scored)
     if setting.steps is not None:
-        return Plan(setting.steps, Part(setting.validation, everything, setting.seed) if scores else None, {})
+        return StudyPlan(setting.steps, Subset(setting.validation, everything, setting.seed) if scores else None, {})
     say("measuring the speed of a step ...")
     speeds, per_image = {}, 0.0
     for number, (name, (stride, config)) in enumerate(runs.items()):
@@ -126,12 +126,12 @@ def plan(setting: Setting, runs: Mapping[str, tuple[int, TrainConfig]], say: Say
     left = setting.left()
     steps = affordable((1 - SCORING - RESERVE) * left, speeds)
     count = min(everything, max(2, int(SCORING * left / max(per_image, 1e-9))))
-    planned = Plan(steps, Part(setting.validation, count, setting.seed) if scores else None, speeds)
+    planned = StudyPlan(steps, Subset(setting.validation, count, setting.seed) if scores else None, speeds)
     say(f"{steps:,} steps for each of {len(runs)} trainings" + (f", scored on {count:,} images" if scores else ""))
     return planned
 
 
-def scored(learned: Learned, planned: Plan) -> Scores:
+def scored(learned: Learned, planned: StudyPlan) -> Scores:
     """The four numbers on the planned images."""
     if planned.scored is None:
         raise ValueError("this plan has no images to score on")

@@ -18,7 +18,7 @@ FOUR = {"pixel acc.": "percent", "mean acc.": "percent", "mean IU": "percent", "
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table: columns with their units, rows of as many cells, where it stands, and the evidence of its cells."""
 
     title: str
@@ -40,7 +40,7 @@ class Table:
 
 
 TABLES = {
-    "table1": Table(
+    "table1": PaperTable(
         "Three classifiers made into FCN-32s, on PASCAL VOC 2011 val; times at 500x500 on a Tesla K40c",
         "section 4.1, table 1",
         "P",
@@ -52,21 +52,21 @@ TABLES = {
             "GoogLeNet": (42.5, 59, 22, 6, 907, 32),
         },
     ),
-    "journal times": Table(
+    "journal times": PaperTable(
         "Forward time at 500x500",
         "journal version, table 1",
         "J?",
         {"forward": "ms"},
         {"AlexNet": (16,), "VGG16": (100,), "GoogLeNet": (20,)},
     ),
-    "with SBD": Table(
+    "with SBD": PaperTable(
         "FCN-32s trained on SBD's 8,498 images, scored on the 736 of VOC 2011 val that are not in them",
         "section 4.1",
         "P",
         {"mean IU": "percent"},
         {"VGG16": (59.4,), "AlexNet": (48.0,)},
     ),
-    "table2": Table(
+    "table2": PaperTable(
         "Skips, on the 736 images of PASCAL VOC 2011 val that are not in SBD's training split",
         "section 4.2, table 2",
         "P",
@@ -78,7 +78,7 @@ TABLES = {
             "FCN-8s": (90.3, 75.9, 62.7, 83.2),
         },
     ),
-    "released": Table(
+    "released": PaperTable(
         "The released nets (heavy training), on the same 736 images",
         "released nets and journal version",
         "J?",
@@ -95,7 +95,7 @@ TABLES = {
             "FCN-AlexNet": (None, None, (48.0, "R"), None),
         },
     ),
-    "optimization": Table(
+    "optimization": PaperTable(
         "FCN-32s by batch size and momentum",
         "journal version, table 2",
         "J?",
@@ -106,7 +106,7 @@ TABLES = {
             "batch 1, momentum 0.99": (90.5, 76.5, 63.6, 83.5),
         },
     ),
-    "voc test": Table(
+    "voc test": PaperTable(
         "Mean IU on the test splits of PASCAL VOC, and the time of an image",
         "section 5, PASCAL VOC",
         "P",
@@ -118,7 +118,7 @@ TABLES = {
             "FCN-8s, journal": ((67.5, "J?"), (67.2, "R"), (100, "R")),
         },
     ),
-    "table4": Table(
+    "table4": PaperTable(
         "NYUDv2, 40 classes",
         "section 5, table 4",
         "P",
@@ -132,7 +132,7 @@ TABLES = {
             "FCN-16s RGB-HHA": (65.4, 46.1, 34.0, 49.5),
         },
     ),
-    "table5": Table(
+    "table5": PaperTable(
         "SIFT Flow, 33 semantic and 3 geometric classes",
         "section 5, table 5",
         "P",
@@ -149,7 +149,7 @@ TABLES = {
             "FCN-8s, journal": ((85.9, "J?"), (53.9, "J?"), (41.2, "J?"), (77.2, "J?"), (94.6, "J?")),
         },
     ),
-    "context 59": Table(
+    "context 59": PaperTable(
         "PASCAL-Context, 59 classes",
         "arXiv v2, table 6",
         "P",
@@ -162,7 +162,7 @@ TABLES = {
             "FCN-8s": (65.9, 46.5, 35.1, 51.0),
         },
     ),
-    "context 33": Table(
+    "context 33": PaperTable(
         "PASCAL-Context, 33 classes",
         "arXiv v2, table 6",
         "P",
@@ -175,14 +175,14 @@ TABLES = {
             "FCN-8s": (71.8, 67.6, 53.5, 57.7),
         },
     ),
-    "upper bounds": Table(
+    "upper bounds": PaperTable(
         "Mean IU of the truth brought down by a factor and up again, on images of PASCAL VOC 2011 val",
         "arXiv v2, appendix A",
         "P",
         {"mean IU": "percent"},
         {"128": (50.9,), "64": (73.3,), "32": (86.1,), "16": (92.8,), "8": (96.4,), "4": (98.5,)},
     ),
-    "timing": Table(
+    "timing": PaperTable(
         "AlexNet: a 500x500 image, which gives 10x10 outputs, and patches of 227x227, each; on a GPU",
         "section 3.1",
         "P",
@@ -193,7 +193,7 @@ TABLES = {
             "patches one by one": (5.4, None, (24.5, "X"), None),
         },
     ),
-    "balance": Table(
+    "balance": PaperTable(
         "Share of background among the pixels of PASCAL VOC",
         "section 4.3, class balancing",
         "P",
@@ -204,7 +204,7 @@ TABLES = {
 """All tables by name. A ratio of ``timing`` is that of 100 patches to the whole image, computed here to a decimal."""
 
 
-def table(name: str) -> Table:
+def table(name: str) -> PaperTable:
     """A table by name; raises `UsageError` with the nearest one for an unknown name."""
     if name not in TABLES:
         raise UsageError(f"paper: there is no table '{name}'; {suggestion(name, TABLES)}")

@@ -12,7 +12,7 @@ from fullconv.errors import RunError
 from fullconv.io.atomic import write_atomically
 from fullconv.metrics import Scores
 from fullconv.reproduce.paper import Entry
-from fullconv.reproduce.paper_tables import Table, table
+from fullconv.reproduce.paper_tables import PaperTable, table
 
 Say = Callable[[str], None]
 """Takes a sentence on what a study is doing."""
@@ -118,7 +118,7 @@ def beside(row: str, **tables: str) -> dict[str, dict[str, Entry]]:
     >>> {label: str(entries["mean IU"]) for label, entries in beside("FCN-8s", paper="table2").items()}
     {'paper': '62.7'}
     """
-    found: dict[str, Table] = {label: table(name) for label, name in tables.items()}
+    found: dict[str, PaperTable] = {label: table(name) for label, name in tables.items()}
     return {label: known.row(row) for label, known in found.items() if row in known.rows}
 
 

@@ -76,7 +76,7 @@ class Setting:
         }
 
 
-class Part:
+class Subset:
     """Some samples of a data set: the first `count` of an order that the seed decides, so that less is a part of more.
     The data set's other facts are those of the whole.
     """

@@ -39,7 +39,7 @@ STUDIES = {
     "figure4": Study("the same scenes through FCN-32s, 16s and 8s (section 4.2)", "figure4"),
     "figure5": Study("whole images against sampled cells: the curves of the loss (section 4.3)", "figure5"),
     "balancing": Study("weights of classes, and rare classes drawn more often (section 4.3)", "balancing"),
-    "sampling": Study("whole images against sampled cells: final loss and speed (section 4.3)", "sampling"),
+    "sampling": Study("whole images against sampled cells: final loss and speed (section 4.3)", "patch_sampling"),
     "augmentation": Study("mirror images and jitter (section 4.3)", "augmentation"),
     "timing": Study("one dense pass of AlexNet against 100 patches (section 3.1)", "timing", False),
     "upper-bounds": Study("the best mean IU that coarse cells allow (appendix A)", "appendix_a", False),

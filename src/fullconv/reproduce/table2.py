@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fullconv.bench.machine import machine
 from fullconv.config import TrainConfig
-from fullconv.reproduce.learning import Learned, Plan, learn, plan, scored
+from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR
 from fullconv.reproduce.plots import bars
 from fullconv.reproduce.result import (
@@ -38,7 +38,7 @@ def runs_of(setting: Setting, fixed: bool) -> dict[str, tuple[int, TrainConfig]]
     return {**runs, **{name: (stride, setting.training) for name, stride in STAGES}}
 
 
-def staged(setting: Setting, say: Say, fixed: bool = True) -> tuple[dict[str, Learned], Plan]:
+def staged(setting: Setting, say: Say, fixed: bool = True) -> tuple[dict[str, Learned], StudyPlan]:
     """All nets by name, and the plan by which they were trained. fixed: FCN-32s-fixed too."""
     runs = runs_of(setting, fixed)
     planned = plan(setting, runs, say)
@@ -51,7 +51,7 @@ def staged(setting: Setting, say: Say, fixed: bool = True) -> tuple[dict[str, Le
     return nets, planned
 
 
-def row_of(name: str, learned: Learned, planned: Plan) -> Row:
+def row_of(name: str, learned: Learned, planned: StudyPlan) -> Row:
     """The four numbers of a net beside those of the paper and of the released nets."""
     return Row(name, four(scored(learned, planned)), beside(name, paper="table2", released="released"))
 

@@ -8,7 +8,7 @@ from typing import Any
 from fullconv.bench.machine import machine
 from fullconv.config import TrainConfig
 from fullconv.data.dataset import Dataset
-from fullconv.reproduce.learning import Plan, learn, plan, scored
+from fullconv.reproduce.learning import StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR
 from fullconv.reproduce.plots import bars
 from fullconv.reproduce.result import NOTICEABLE, Result, Row, Say, compared, four, too_little
@@ -20,7 +20,7 @@ STRIDE = 16
 
 def rows_of(
     setting: Setting, ways: Mapping[str, TrainConfig], say: Say, data: Dataset | None = None
-) -> tuple[tuple[Row, ...], Plan]:
+) -> tuple[tuple[Row, ...], StudyPlan]:
     """The four numbers of each way of training, each for equally many steps; data: other training samples."""
     planned = plan(setting, {name: (STRIDE, config) for name, config in ways.items()}, say)
     rows = []
@@ -52,7 +52,7 @@ def result(
     short: str,
     setting: Setting,
     rows: tuple[Row, ...],
-    planned: Plan,
+    planned: StudyPlan,
     notes: tuple[str, ...],
     **facts: Any,
 ) -> Result:

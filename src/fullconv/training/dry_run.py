@@ -27,7 +27,7 @@ from fullconv.profiling.tensor_ledger import Ledger
 from fullconv.training.loop import chosen_precision, train_mode
 from fullconv.training.loss import Objective
 from fullconv.training.optimizer import build_optimizer
-from fullconv.training.step import NotFinite, Part, Work, refuse_lost_gradient
+from fullconv.training.step import NotFinite, StepBatch, Work, refuse_lost_gradient
 
 Shape = tuple[int, int, int]
 """A batch: images, rows, columns."""
@@ -43,7 +43,7 @@ PROBE = 1 << 22
 
 
 @dataclass(frozen=True)
-class Tally:
+class DryRun:
     """The bytes of the tensors of one step, of its batch, its weights and its gradients too.
 
     weights: of the net, with its buffers. learning: those of them that learn. gradients: all of them. kept: what is
@@ -123,7 +123,7 @@ def _fakes(mode: FakeTensorMode, net: nn.Module) -> dict[str, Tensor]:
     return {name: mode.from_tensor(tensor, static_shapes=True) for name, tensor in named}
 
 
-def tally(net: nn.Module, config: TrainConfig, convention: InputConvention, shape: Shape) -> Tally:
+def tally(net: nn.Module, config: TrainConfig, convention: InputConvention, shape: Shape) -> DryRun:
     """What the tensors of one step take on batches of a shape, without making them: some tenths of a second, whatever
     the shape. With ``accumulate`` it is the second batch of a step, when the gradients of the first are there.
 
@@ -148,10 +148,10 @@ def tally(net: nn.Module, config: TrainConfig, convention: InputConvention, shap
         for _ in range(parts):
             before = set(ledger.holds())
             labels = {task: torch.zeros(shape, dtype=torch.int64) for task in work.objectives}
-            work.gradient(net, forward, [Part(batch, labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
+            work.gradient(net, forward, [StepBatch(batch, labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
         grown = [fake.grad for fake in fakes.values() if fake.grad is not None]
     mine = kept.keys() - before - weights
-    return Tally(
+    return DryRun(
         weights=start,
         learning=sum(fakes[name].nbytes for name, parameter in net.named_parameters() if parameter.requires_grad),
         gradients=sum(gradient.nbytes for gradient in grown),
@@ -195,7 +195,7 @@ def seconds_of_batch(net: nn.Module, config: TrainConfig, convention: InputConve
         with untouched(net, config):
             began = time.perf_counter()
             try:
-                work.gradient(net, net, [Part(batch, labels, 0)], over, 1, 0)
+                work.gradient(net, net, [StepBatch(batch, labels, 0)], over, 1, 0)
             except NotFinite:
                 return None
             found.append(time.perf_counter() - began)

@@ -38,7 +38,7 @@ from fullconv.training.sampling import (
     sampled,
 )
 from fullconv.training.sampling import together as one_after_another
-from fullconv.training.step import Part, Work, refuse_lost_gradient
+from fullconv.training.step import StepBatch, Work, refuse_lost_gradient
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def make_stream(
     return BatchStream(drawn, change, fill, config.drawn, config.seed, config.replacement or config.balance)
 
 
-def make_batches(state: State, share: RankShard, batches: list[Batch], config: TrainConfig) -> list[Part]:
+def make_batches(state: State, share: RankShard, batches: list[Batch], config: TrainConfig) -> list[StepBatch]:
     """The batches of a step with their labels, of which cells that do not count are void, and their seeds."""
     parts = []
     for place, batch in enumerate(batches):
@@ -142,7 +142,7 @@ def make_batches(state: State, share: RankShard, batches: list[Batch], config: T
         if config.keep < 1:
             cell = stride_of(state.net)
             labels = {task: sampled(label, cell, config.keep, config.seed, draw) for task, label in labels.items()}
-        parts.append(Part(batch, labels, config.seed * 1_000_003 + draw))
+        parts.append(StepBatch(batch, labels, config.seed * 1_000_003 + draw))
     return parts
 
 
@@ -248,7 +248,7 @@ def is_scored(config: TrainConfig, step: int, total: int) -> bool:
     return step % (config.eval_every or max(1, total // 10)) == 0 or step == total
 
 
-def step_counts(parts: list[Part], ignore_index: int, processes: ProcessGroup) -> tuple[int, int, int]:
+def step_counts(parts: list[StepBatch], ignore_index: int, processes: ProcessGroup) -> tuple[int, int, int]:
     """Images, valid pixels and pixels of a step, in all processes."""
     images = sum(len(part.batch.names) for part in parts)
     valid = sum(int((part.labels[SEMANTIC] != ignore_index).sum()) for part in parts)
@@ -257,7 +257,7 @@ def step_counts(parts: list[Part], ignore_index: int, processes: ProcessGroup) -
 
 
 def gradient(
-    state: State, forward: Any, work: Work, parts: list[Part], over: dict[str, float], pieces: int
+    state: State, forward: Any, work: Work, parts: list[StepBatch], over: dict[str, float], pieces: int
 ) -> tuple[float, int]:
     """Put the gradient of a step into the parameters; the loss of it, and in how many pieces a batch went through.
 

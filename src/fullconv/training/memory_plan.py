@@ -38,7 +38,7 @@ HOLES = 0.08
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a run takes, on the CPU; all sizes in bytes.
 
     batch: the largest one that is to be expected (images, rows, columns); certain: whether all are so, else some images
@@ -70,7 +70,7 @@ class Plan:
     held: int
     seconds_per_step: float | None = None
     seconds: float | None = None
-    again: Callable[[TrainConfig, Shape], Plan] | None = field(default=None, repr=False, compare=False)
+    again: Callable[[TrainConfig, Shape], TrainingPlan] | None = field(default=None, repr=False, compare=False)
 
     @property
     def peak(self) -> int:
@@ -92,7 +92,7 @@ def plan(
     validation: Dataset | None = None,
     timed: bool = True,
     room: int | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """What a run of `fullconv.training.loop.fit` on the CPU will take; `state` stays as it is, to the bit.
 
     validation: what is scored during the run. timed: try a step on random pixels, unless it would not fit into `room`
@@ -103,7 +103,7 @@ def plan(
     held = process_memory.resident()
     there = _there(state)
 
-    def of(config: TrainConfig, shape: Shape) -> Plan:
+    def of(config: TrainConfig, shape: Shape) -> TrainingPlan:
         return _memory_of(state, config, convention, replace(expected, largest=shape), scored, held, there)
 
     found = replace(of(config, expected.largest), again=of)
@@ -123,7 +123,7 @@ def plan(
 def _memory_of(
     state: State, config: TrainConfig, convention: InputConvention, expected: Shapes, scored: tuple[int, int] | None,
     held: int, there: int,
-) -> Plan:  # fmt: skip
+) -> TrainingPlan:  # fmt: skip
     found = tally(state.net, config, convention, expected.largest)
     count, height, width = expected.largest
     batch = count * height * width * (len(convention.mean) + 8)  # a label is int64
@@ -141,7 +141,7 @@ def _memory_of(
         aside = found.gradients + (found.weights if config.ema else 0)
         evaluation = lasting + aside + tally_of_evaluation(state.net, config, convention, *scored)
     known = found.weights + found.gradients + found.kept
-    return Plan(
+    return TrainingPlan(
         batch=expected.largest, middle=expected.middle, certain=expected.certain, config=config,
         weights=found.weights, gradients=found.gradients, optimizer=optimizer, average=average, activations=found.kept,
         workspace=max(0, tensors - known), loader=loader, process=process,
@@ -176,7 +176,7 @@ def seconds_of_loading(state: State, dataset: Dataset, config: TrainConfig, conv
     return min(end - begin for begin, end in pairwise(times))
 
 
-def advice(plan: Plan, available: int) -> str | None:
+def advice(plan: TrainingPlan, available: int) -> str | None:
     """What to do where a run does not fit into `available` bytes more: one sentence with what it needs, what there is,
     and settings that were planned anew and fit. None where it fits, or the sentence without a cure where there is none.
     """
@@ -189,11 +189,11 @@ def advice(plan: Plan, available: int) -> str | None:
     return f"{said}; {' or '.join(cures)} fits" if cures else f"{said}; take a smaller net"
 
 
-def _fits(plan: Plan, available: int, config: TrainConfig, shape: Shape) -> bool:
+def _fits(plan: TrainingPlan, available: int, config: TrainConfig, shape: Shape) -> bool:
     return plan.again is not None and plan.again(config, shape).needed <= available
 
 
-def _smaller_batch(plan: Plan, available: int) -> str | None:
+def _smaller_batch(plan: TrainingPlan, available: int) -> str | None:
     """Fewer images at a time and more times: the largest number that fits and keeps the images of a step."""
     config = plan.config
     images = config.batch_size * config.accumulate
@@ -209,13 +209,13 @@ def _smaller_batch(plan: Plan, available: int) -> str | None:
     return f"--batch-size {smaller[low]} --accumulate {images // smaller[low]}" if low < len(smaller) else None
 
 
-def _bf16(plan: Plan, available: int) -> str | None:
+def _bf16(plan: TrainingPlan, available: int) -> str | None:
     if plan.config.precision == "bf16":
         return None
     return "--precision bf16" if _fits(plan, available, replace(plan.config, precision="bf16"), plan.batch) else None
 
 
-def _crop(plan: Plan, available: int) -> str | None:
+def _crop(plan: TrainingPlan, available: int) -> str | None:
     """The largest crop of the shape of the images, in steps of 32 pixels, with one image at a time."""
     images = plan.config.batch_size * plan.config.accumulate
     config = replace(plan.config, batch_size=1, accumulate=images)

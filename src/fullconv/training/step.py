@@ -21,7 +21,7 @@ from fullconv.training.loss import Objective, step_loss
 
 
 @dataclass(frozen=True)
-class Part:
+class StepBatch:
     """A batch of a step: with its labels as tensors, and the seed of the dropout in it."""
 
     batch: Batch
@@ -43,7 +43,7 @@ class Part:
 class NotFinite(RunError):
     """A loss or a gradient that is no number. `parts` are those of the step that it came from."""
 
-    def __init__(self, message: str, step: int, parts: Sequence[Part]) -> None:
+    def __init__(self, message: str, step: int, parts: Sequence[StepBatch]) -> None:
         super().__init__(message)
         self.step, self.parts = step, parts
 
@@ -63,7 +63,7 @@ class Work:
             return contextlib.nullcontext()
         return torch.autocast(device.type, self.precision)
 
-    def gradient(self, net: nn.Module, forward: Any, parts: Sequence[Part], over: Mapping[str, float],
+    def gradient(self, net: nn.Module, forward: Any, parts: Sequence[StepBatch], over: Mapping[str, float],
                  pieces: int, step: int) -> float:  # fmt: skip
         """Add the gradient of the loss over `parts` to the parameters of `net` and return the loss of this process.
 
@@ -96,7 +96,7 @@ class Work:
         return value
 
 
-def refuse_lost_gradient(net: nn.Module, parts: Sequence[Part], step: int) -> None:
+def refuse_lost_gradient(net: nn.Module, parts: Sequence[StepBatch], step: int) -> None:
     """Raise `NotFinite` for a gradient that is no number, before it reaches the weights."""
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     if math.isfinite(float(nn.utils.get_total_norm(gradients, norm_type=math.inf))):

@@ -16,7 +16,14 @@ from fullconv.data.dataset import Sample
 from fullconv.datasets.annotations.class_names import Codes, space_of
 from fullconv.datasets.annotations.coco import read_coco
 from fullconv.datasets.annotations.cvat import read_cvat
-from fullconv.datasets.annotations.discover import COCO, CVAT, LABELME, Place, PolygonLayout, find_polygons
+from fullconv.datasets.annotations.discover import (
+    COCO,
+    CVAT,
+    LABELME,
+    AnnotationPlace,
+    PolygonLayout,
+    find_polygons,
+)
 from fullconv.datasets.annotations.json import Drawings, names_of
 from fullconv.datasets.annotations.labelme import embedded_image, read_labelme
 from fullconv.datasets.annotations.rasterize import Outline, Size, rasterize
@@ -97,7 +104,7 @@ def open_polygons(layout: PolygonLayout, split: str) -> Polygons:
     )
 
 
-def _read(layout: PolygonLayout, place: Place, images_needed: bool = True) -> Drawings:
+def _read(layout: PolygonLayout, place: AnnotationPlace, images_needed: bool = True) -> Drawings:
     return _READERS[layout.kind](place.annotations, place.images, images_needed)
 
 

@@ -29,7 +29,7 @@ _LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class AnnotationPlace:
     """Where one split lies. annotations: the file (COCO, CVAT) or the folder of files (LabelMe); images: folders."""
 
     annotations: Path
@@ -46,8 +46,8 @@ class PolygonLayout:
 
     root: Path
     kind: str
-    splits: Mapping[str, Place] = field(default_factory=dict)
-    whole: Place | None = None
+    splits: Mapping[str, AnnotationPlace] = field(default_factory=dict)
+    whole: AnnotationPlace | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def _has_masks(root: Path) -> bool:
     return layout.voc or any(_files(source.masks, MASK_SUFFIXES) for source in sources)
 
 
-def _only(found: Iterable[Place], split: str) -> Place | None:
+def _only(found: Iterable[AnnotationPlace], split: str) -> AnnotationPlace | None:
     places = {place.annotations: place for place in found}
     if len(places) > 1:
         first, second, *_ = places
@@ -100,31 +100,31 @@ def _only(found: Iterable[Place], split: str) -> Place | None:
     return next(iter(places.values()), None)
 
 
-def _cvat(root: Path, split: str) -> Iterable[Place]:
+def _cvat(root: Path, split: str) -> Iterable[AnnotationPlace]:
     for name in FOLDERS[split]:
         dirs = _dirs(root / name / "images", root / name, root / "images" / name, root / "images")
         for path in (root / name / "annotations.xml", root / "annotations" / f"{name}.xml"):
             if path.is_file():
-                yield Place(path, dirs)
+                yield AnnotationPlace(path, dirs)
 
 
-def _whole_cvat(root: Path) -> Iterable[Place]:
+def _whole_cvat(root: Path) -> Iterable[AnnotationPlace]:
     for path in (root / "annotations.xml", root / "annotations" / "annotations.xml"):
         if path.is_file():
-            yield Place(path, _dirs(root / "images", root))
+            yield AnnotationPlace(path, _dirs(root / "images", root))
 
 
-def _coco(root: Path, split: str) -> Iterable[Place]:
+def _coco(root: Path, split: str) -> Iterable[AnnotationPlace]:
     for name in FOLDERS[split]:
         for path in (root / name / "_annotations.coco.json", root / name / "annotations.json"):
             if path.is_file() and not _has(path, "shapes"):
-                yield Place(path, _coco_dirs(root, name, split))
+                yield AnnotationPlace(path, _coco_dirs(root, name, split))
         pattern = re.compile(rf"(instances_)?({name}(\d{{4}})?)\.json")
         for folder in _dirs(root / "annotations", root):
             for path in _files(folder, (".json",)):
                 match = pattern.fullmatch(path.name)
                 if match and (match[1] or (_has(path, "images", "annotations") and not _has(path, "shapes"))):
-                    yield Place(path, _coco_dirs(root, match[2], name, split))
+                    yield AnnotationPlace(path, _coco_dirs(root, match[2], name, split))
 
 
 def _coco_dirs(root: Path, *names: str) -> tuple[Path, ...]:
@@ -132,28 +132,28 @@ def _coco_dirs(root: Path, *names: str) -> tuple[Path, ...]:
     return _dirs(*own, root / "images", root)
 
 
-def _whole_coco(root: Path) -> Iterable[Place]:
+def _whole_coco(root: Path) -> Iterable[AnnotationPlace]:
     for folder in _dirs(root, root / "annotations"):
         for name in WHOLE_COCO:
             path = folder / name
             if path.is_file() and not _has(path, "shapes"):
-                yield Place(path, _dirs(root / "images", root / "images" / "default", root, root / "data"))
+                yield AnnotationPlace(path, _dirs(root / "images", root / "images" / "default", root, root / "data"))
 
 
-def _labelme(root: Path, split: str) -> Iterable[Place]:
+def _labelme(root: Path, split: str) -> Iterable[AnnotationPlace]:
     for name in FOLDERS[split]:
         yield from _labelme_in(root / name / "images", (root / name, *(root / name / d for d in DRAWINGS)))
         yield from _labelme_in(root / "images" / name, [root / d / name for d in DRAWINGS])
 
 
-def _whole_labelme(root: Path) -> Iterable[Place]:
+def _whole_labelme(root: Path) -> Iterable[AnnotationPlace]:
     yield from _labelme_in(root / "images", [root, *(root / d for d in DRAWINGS)])
 
 
-def _labelme_in(images: Path, folders: Iterable[Path]) -> Iterable[Place]:
+def _labelme_in(images: Path, folders: Iterable[Path]) -> Iterable[AnnotationPlace]:
     """Those of the folders, and of the one of images, that hold files of LabelMe."""
     for folder in _dirs(*folders, images):
-        place = Place(folder, tuple(d for d in _dirs(images) if d != folder))
+        place = AnnotationPlace(folder, tuple(d for d in _dirs(images) if d != folder))
         drawings = _files(folder, (".json",))
         stems = {path.stem for there in (folder, *place.images) for path in _files(there, IMAGE_SUFFIXES)}
         if any(path.stem in stems for path in drawings) or any(_has(p, "shapes") for p in drawings[:_LOOKED_AT]):

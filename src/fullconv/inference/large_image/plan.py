@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 from fullconv.errors import FullconvError, RunError, UsageError
 from fullconv.geometry import GeometryError, Reach
 from fullconv.inference.large_image.halo import reach as reach_of
-from fullconv.inference.large_image.options import WHOLE
 from fullconv.inference.large_image.streamed_layers import layers_of
 from fullconv.inference.large_image.strips import memory_of_strip
 from fullconv.inference.large_image.tiles import (
@@ -24,6 +23,7 @@ from fullconv.inference.large_image.tiles import (
     share_of_pixels,
     uncertain_share,
 )
+from fullconv.inference.large_image.tiling_options import WHOLE
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
 from fullconv.profiling.graph_cost import cost
@@ -58,7 +58,7 @@ Way = Literal["whole", "strips", "tiles", "blended"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilingPlan:
     """How an image of `height` x `width` is predicted.
 
     rows, columns: of a strip or a tile, what it sees beyond itself included. tiles: the tiles, or of strips the columns
@@ -107,7 +107,7 @@ class Plan:
 def plan(
     predictor: Predictor, height: int, width: int, tile: int | str = "auto", halo: int | None = None,
     budget: int | None = None, bytes_of_row: int = 0,
-) -> Plan:  # fmt: skip
+) -> TilingPlan:  # fmt: skip
     """How an image of `height` x `width` is predicted.
 
     tile: ``auto`` chooses, ``none`` is the whole, a number the side of the tiles without their halo. halo: pixels
@@ -116,7 +116,7 @@ def plan(
     nothing fits, `UsageError` for a tile that is none.
     """
     room = budget if budget is not None else min(MOST, int(SHARE * process_memory.available()))
-    whole = Plan("whole", height, width, height, width, bytes=memory_of_whole(predictor, height, width))
+    whole = TilingPlan("whole", height, width, height, width, bytes=memory_of_whole(predictor, height, width))
     if tile == "none":
         return whole
     auto = isinstance(tile, str) and halo is None
@@ -178,7 +178,7 @@ def memory_of_whole(predictor: Predictor, height: int, width: int) -> int | None
     return int(1.3 * most) + weights + SLACK
 
 
-def _strips(net: FCN, height: int, width: int, reach: Reach, room: int, bytes_of_row: int) -> Plan:
+def _strips(net: FCN, height: int, width: int, reach: Reach, room: int, bytes_of_row: int) -> TilingPlan:
     """Strips that are tall enough to keep a processor busy, or as tall as memory allows; then side by side."""
     least = None
     for count in SIDE_BY_SIDE:
@@ -197,7 +197,7 @@ def _strips(net: FCN, height: int, width: int, reach: Reach, room: int, bytes_of
                     Tile((0, begin, height, end), (0, first, height, last)) for begin, end, first, last in places
                 )
                 around = max(reach.before, reach.after) if len(tiles) > 1 else 0
-                return Plan(
+                return TilingPlan(
                     "strips", height, width, rows, seen, tiles, around, reach, share_of_pixels(tiles), bytes=most
                 )
     raise _too_little(height, width, least, room)
@@ -206,16 +206,16 @@ def _strips(net: FCN, height: int, width: int, reach: Reach, room: int, bytes_of
 def _tiles(
     predictor: Predictor, height: int, width: int, reach: Reach, side: int | None, halo: int | None, room: int,
     bytes_of_row: int,
-) -> Plan:  # fmt: skip
+) -> TilingPlan:  # fmt: skip
     """The tiles of a size, or the largest that memory allows."""
 
-    def planned(size: int) -> Plan:
+    def planned(size: int) -> TilingPlan:
         tiles = tuple(cut(height, width, size, reach, halo))
         top, left, bottom, right = tiles[0].seen
         rows, columns = bottom - top, right - left
         of_net = memory_of_whole(predictor, rows, columns)
         around = max(reach.before, reach.after) if halo is None else min(halo, max(reach.before, reach.after))
-        return Plan(
+        return TilingPlan(
             "tiles", height, width, rows, columns, tiles, around if len(tiles) > 1 else 0, reach,
             share_of_pixels(tiles), uncertain_share(tiles, reach) if halo is not None else 0.0,
             None if of_net is None else of_net + rows * (bytes_of_row + 16 * width),
@@ -232,17 +232,19 @@ def _tiles(
 
 def _blended(
     predictor: Predictor, height: int, width: int, side: int | None, halo: int | None, bytes_of_row: int
-) -> Plan:
+) -> TilingPlan:
     """Tiles that overlap, for a net that sees without bounds."""
     side, overlap = side or BLENDED[0], BLENDED[1] if halo is None else 2 * halo
     tiles = tuple(cut(height, width, side, Reach(overlap // 2, overlap - overlap // 2, 1)))
     if len(tiles) == 1:
-        return Plan("whole", height, width, height, width)
+        return TilingPlan("whole", height, width, height, width)
     rows, columns = tiles[0].seen[2] - tiles[0].seen[0], tiles[0].seen[3] - tiles[0].seen[1]
     held = memory_of_blending(width, side, overlap, len(predictor.labels))
     if held + rows * bytes_of_row > process_memory.available():
         raise _too_little(height, width, held + rows * bytes_of_row, process_memory.available())
-    return Plan("blended", height, width, rows, columns, tiles, overlap, seen=share_of_pixels(tiles), uncertain=1.0)
+    return TilingPlan(
+        "blended", height, width, rows, columns, tiles, overlap, seen=share_of_pixels(tiles), uncertain=1.0
+    )
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:

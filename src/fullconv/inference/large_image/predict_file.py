@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from fullconv.data.dataset import Image, photograph
 from fullconv.errors import RunError, shown
-from fullconv.inference.large_image.options import TilingOptions
-from fullconv.inference.large_image.plan import Plan, plan
+from fullconv.inference.large_image.plan import TilingPlan, plan
 from fullconv.inference.large_image.strips import labels_by_strip
 from fullconv.inference.large_image.tiles import (
     Labels,
@@ -25,6 +24,7 @@ from fullconv.inference.large_image.tiles import (
     labels_by_tile,
     scores_by_tile,
 )
+from fullconv.inference.large_image.tiling_options import TilingOptions
 from fullconv.inference.predictor import Predictor
 from fullconv.io.decoding import MAX_PIXELS
 from fullconv.io.image import write_overlay
@@ -54,7 +54,7 @@ class Facts:
     labels at the corners of some tiles that are not the exact ones, and how many were compared.
     """
 
-    plan: Plan
+    plan: TilingPlan
     written: dict[str, Path] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     reduced: int = 1
@@ -83,7 +83,7 @@ def predict_file(
     name: str,
     settings: TilingOptions | None = None,
     overlay: bool = False,
-    planned: Callable[[Plan], Any] | None = None,
+    planned: Callable[[TilingPlan], Any] | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Facts:
     """Predict the image in a file of any size into ``out/name.png`` (or ``.tif``), of a net with two heads into
@@ -125,7 +125,7 @@ def predict_file(
     return facts
 
 
-def labels_of(predictor: Predictor, image: Rows, chosen: Plan) -> Iterator[Labels]:
+def labels_of(predictor: Predictor, image: Rows, chosen: TilingPlan) -> Iterator[Labels]:
     """The classes of an image by task, in rows from top to bottom, as planned."""
     if chosen.way == "strips":
         columns = [(tile.box[1], tile.box[3], tile.seen[1], tile.seen[3]) for tile in chosen.tiles]
@@ -136,7 +136,7 @@ def labels_of(predictor: Predictor, image: Rows, chosen: Plan) -> Iterator[Label
     return labels_by_tile(image, chosen.tiles or (Tile(whole, whole),), predictor.coarse)
 
 
-def sample(predictor: Predictor, image: Rows, chosen: Plan) -> tuple[int, int]:
+def sample(predictor: Predictor, image: Rows, chosen: TilingPlan) -> tuple[int, int]:
     """Of a halo that is too small: the labels at the lower right corners of some tiles that differ from the exact ones,
     and how many were compared. There, at a crossing of seams, the most is missing.
     """

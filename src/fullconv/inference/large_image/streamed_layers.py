@@ -56,7 +56,7 @@ class RowWindow:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SourceRows:
     """What a layer makes rows from: `rows` of them from `row` on, of these rows of its sources; `first` is the first
     row of the first source, and so many rows of padding lie above and below it.
     """
@@ -81,7 +81,7 @@ class StreamedLayer:
     looks: tuple[RowWindow, ...]
     height: int
     stride: int = 1
-    make: Callable[[Seen], Tensor] | None = None
+    make: Callable[[SourceRows], Tensor] | None = None
     made: int = 0
     held: Tensor | None = field(default=None, repr=False)
     place: Tensor | None = field(default=None, repr=False)
@@ -142,7 +142,7 @@ def layers_of(net: FCN, height: int, width: int) -> dict[str, StreamedLayer]:
     return found
 
 
-def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], Tensor]:
+def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[SourceRows], Tensor]:
     """How a module makes rows."""
     layer = trunk.get_submodule(str(node.target))
     rows, columns = windows_of(layer) or (POINT, POINT)
@@ -154,7 +154,7 @@ def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen],
     if isinstance(layer, nn.MaxPool2d):
         wide = columns.padding if isinstance(layer, WidelyPaddedMaxPool2d) else 0
 
-        def pool(seen: Seen) -> Tensor:
+        def pool(seen: SourceRows) -> Tensor:
             x = F.pad(_extended(seen, -INFINITY), (wide, wide), value=-INFINITY) if wide else _extended(seen, -INFINITY)
             return F.max_pool2d(
                 x, (rows.kernel, columns.kernel), (rows.stride, columns.stride), (0, 0 if wide else columns.padding),
@@ -167,7 +167,7 @@ def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen],
     raise GeometryError(f"layer '{name}' ({type(layer).__name__}): it cannot be run strip by strip; give --tile")
 
 
-def _extended(seen: Seen, value: float) -> Tensor:
+def _extended(seen: SourceRows, value: float) -> Tensor:
     """The rows with their padding."""
     return F.pad(seen.parts[0], (0, 0, seen.above, seen.below), value=value) if seen.above or seen.below else (
         seen.parts[0]
@@ -196,7 +196,7 @@ def convolve(x: Tensor, layer: nn.Conv2d, columns: Window) -> Tensor:
     return made.reshape(1, rows, windows.shape[2], -1).permute(0, 3, 1, 2)
 
 
-def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], Tensor]:
+def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[SourceRows], Tensor]:
     """How a function or a method makes rows, cell by cell."""
     kind = str(getattr(node.target, "__name__", node.target))
     if kind in ("chunk", "split", "getitem"):
@@ -205,7 +205,7 @@ def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Seen], T
     overwrites = kind in ("iadd", "imul") or kind.endswith("_") or bool(node.kwargs.get("inplace"))
     shared = overwrites and len(given[0].users) > 1
 
-    def make(seen: Seen) -> Tensor:
+    def make(seen: SourceRows) -> Tensor:
         parts = dict(zip(given, seen.parts, strict=True))
         if shared:
             parts[given[0]] = parts[given[0]].clone()
@@ -232,7 +232,7 @@ def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tup
         stride = int(net.trace[feature].rows.stride)
         sources = tuple(feature + stream for stream in net.streams)
 
-        def make(seen: Seen) -> Tensor:
+        def make(seen: SourceRows) -> Tensor:
             streams = [(part,) * (level + 1) for part in seen.parts]
             return net.score(level, streams, end)
 
@@ -249,7 +249,7 @@ def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tup
             _upsampling(join.window, join.crop_scores, goal[1]),
         )  # fmt: skip
 
-        def fuse(seen: Seen, skip: int = join.crop_skip, columns: int = goal[1]) -> Tensor:
+        def fuse(seen: SourceRows, skip: int = join.crop_skip, columns: int = goal[1]) -> Tensor:
             return net.fuse(seen.parts[0], seen.parts[1][..., skip : skip + columns])
 
         sources = f"upsampled {level}{end}", f"scores {level}{end}"
@@ -261,10 +261,10 @@ def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tup
     yield f"end{end}", StreamedLayer((last,), (RowWindow(),), here[0], net.stride, lambda seen: seen.parts[0])
 
 
-def _upsampling(window: Window, offset: int, columns: int) -> Callable[[Seen], Tensor]:
+def _upsampling(window: Window, offset: int, columns: int) -> Callable[[SourceRows], Tensor]:
     """How `Upsample` makes rows, of so many columns from `offset` on."""
 
-    def make(seen: Seen) -> Tensor:
+    def make(seen: SourceRows) -> Tensor:
         (x,) = seen.parts
         x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         with torch.autocast(x.device.type, enabled=False):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullconv.inference.large_image.streamed_layers import INFINITY, Seen, StreamedLayer, layers_of
+from fullconv.inference.large_image.streamed_layers import INFINITY, SourceRows, StreamedLayer, layers_of
 from fullconv.models.fcn import FCN
 
 
@@ -70,7 +70,7 @@ def _advance(layer: StreamedLayer, layers: dict[str, StreamedLayer], most: int) 
     parts = [s.part(max(0, first), min(s.height, last)) for s, (first, last) in zip(sources, spans, strict=True)]
     (first, last), height = spans[0], sources[0].height
     above, below = max(0, min(0, last) - first), max(0, last - max(height, first))
-    layer.take(layer.make(Seen(parts, row, end - row, max(0, first), above, below)))
+    layer.take(layer.make(SourceRows(parts, row, end - row, max(0, first), above, below)))
     return True
 
 

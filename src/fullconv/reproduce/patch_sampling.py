@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from fullconv.bench.machine import machine
-from fullconv.reproduce.learning import Learned, Plan, learn, plan
+from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan
 from fullconv.reproduce.plots import Panel, lines, running
 from fullconv.reproduce.result import Result, Row, Say
 from fullconv.reproduce.setting import Setting
@@ -24,7 +24,7 @@ SAME = 0.1
 COLUMNS = {"final loss": "", "images/s": "", "s/step": "s", "time": "s"}
 
 
-def trained(setting: Setting, say: Say) -> tuple[dict[str, Learned], Plan]:
+def trained(setting: Setting, say: Say) -> tuple[dict[str, Learned], StudyPlan]:
     """An FCN-32s for each probability, for equally many steps."""
     runs = {name: (32, replace(setting.training, keep=keep)) for name, keep in KEPT.items()}
     planned = plan(setting, runs, say, scores=False)
