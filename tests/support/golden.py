@@ -119,8 +119,8 @@ MISTAKES = [
     "train small --out x --lrr 1", "train nowhere --out x", "train small --out x --recipe modren",
     "train small --out net --resume --lr 1", "predict net images --out y", "predict net/model.safetensors none --out y",
     "predict none images --out y", "predict net/model.safetensors images --out y --engine tensorrt",
-    "evaluate net/model.safetensors small --split test", "export net/model.safetensors --out m.tflite", "inspect vgg17", "inspect vgg16 --stride 3", "compare nowhere",
-    "convert classes.txt --out x.safetensors", "data get nothing", "reproduce table9", "bench nothing", "check nowhere",
+    "evaluate net/model.safetensors small --split test", "export net/model.safetensors --out m.tflite",
+    "inspect vgg17", "inspect vgg16 --stride 3", "compare nowhere", "convert classes.txt --out x.safetensors", "data get nothing", "reproduce table9", "bench nothing", "check nowhere",
 ]  # fmt: skip
 MEASURED = re.compile(
     r"second|memory|busy|time|^rate$|images_per|per_second|^machine|environment|^command$|sha256|^where$"
@@ -133,10 +133,6 @@ def digest(values: Any) -> str:
     tensor = torch.as_tensor(values).detach().contiguous()
     content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     return hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + content).hexdigest()
-
-
-def text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def outputs_digest(outputs: Any) -> Any:
@@ -379,7 +375,7 @@ def cli() -> dict[str, Any]:
     for verb in ["", *VERBS]:
         text = succeed([*verb.split(), "--help"])
         flags = sorted(set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text)))
-        found[f"help {verb}"] = {"text": text_digest(text), "flags": " ".join(flags), "words": text}
+        found[f"help {verb}"] = {"flags": " ".join(flags), "text": text}
     for name, words in JSON.items():
         out = succeed(words)
         found[f"json {name}"] = [unmeasured(one) for one in json_values(out)]
