@@ -120,7 +120,8 @@ MISTAKES = [
     "train small --out net --resume --lr 1", "predict net images --out y", "predict net/model.safetensors none --out y",
     "predict none images --out y", "predict net/model.safetensors images --out y --engine tensorrt",
     "evaluate net/model.safetensors small --split test", "export net/model.safetensors --out m.tflite",
-    "inspect vgg17", "inspect vgg16 --stride 3", "compare nowhere", "convert classes.txt --out x.safetensors", "data get nothing", "reproduce table9", "bench nothing", "check nowhere",
+    "inspect vgg17", "inspect vgg16 --stride 3", "compare nowhere",
+    "convert classes.txt --out x.safetensors", "data get nothing", "reproduce table9", "bench nothing", "check nowhere",
 ]  # fmt: skip
 MEASURED = re.compile(
     r"second|memory|busy|time|^rate$|images_per|per_second|^machine|environment|^command$|sha256|^where$"
