@@ -482,13 +482,13 @@ def run() -> int:
     torch.set_num_threads(1)
     out, record = args.out.absolute(), {}
     os.environ["COLUMNS"] = "100"  # the width of help texts
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for name in only:
             began = time.perf_counter()
             record[name] = SECTIONS[name]()
+            out.write_text(json.dumps(record, indent=1))
             print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1))
     return 0
 
 
