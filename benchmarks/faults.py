@@ -77,14 +77,14 @@ def full_disk(folder: Path) -> tuple[Row, bool]:
 
 def flips(folder: Path) -> tuple[Row, bool]:
     found = test_checkpoint.flipped_bits(folder / "random", 1000)
-    found["every bit"] = test_checkpoint.every_bit(folder / "every")
-    return found, all(row["found"] == row["flips"] for row in (found, found["every bit"]))
+    found["every_bit"] = test_checkpoint.every_bit(folder / "every")
+    return found, all(row["found"] == row["flips"] for row in (found, found["every_bit"]))
 
 
 def resumes(folder: Path) -> tuple[Row, bool]:
     job = interrupted.Job(folder, steps=20)
     expected = interrupted.whole(job)
-    found = {f"workers {n}": interrupted.interrupted(job, expected, 25, n) for n in (0, 2)}
+    found = {f"workers_{n}": interrupted.interrupted(job, expected, 25, n) for n in (0, 2)}
     return found, all(row["kills"] == 25 and not row["different"] for row in found.values())
 
 
@@ -95,7 +95,7 @@ def cost(folder: Path) -> tuple[Row, bool]:
     is forced in either.
     """
     found = {name: _cost(folder, channels) for name, channels in (("small", 64), ("large", 1536))}
-    return found, found["large"]["of torch.save"] <= 2 and found["small"]["of torch.save into place"] <= 2
+    return found, found["large"]["ratio_to_torch_save"] <= 2 and found["small"]["ratio_to_torch_save_into_place"] <= 2
 
 
 def _cost(folder: Path, channels: int, rounds: int = 9) -> Row:
@@ -128,11 +128,11 @@ def _cost(folder: Path, channels: int, rounds: int = 9) -> Row:
             save_state(folder, state, {})
 
     ways: dict[str, Callable[[], object]] = {
-        "torch.save": plain,
-        "torch.save into place": into_place,
+        "torch_save": plain,
+        "torch_save_into_place": into_place,
         "ours": lambda: save_state(folder, state, {}),
-        "torch.save unforced": lambda: plain(force=False),
-        "ours unforced": unforced,
+        "torch_save_unforced": lambda: plain(force=False),
+        "ours_unforced": unforced,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -146,9 +146,9 @@ def _cost(folder: Path, channels: int, rounds: int = 9) -> Row:
                 old.unlink()
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratio = {
-        f"of {other}": round(medians[mine] / medians[other], 2)
+        f"ratio_to_{other}": round(medians[mine] / medians[other], 2)
         for other, mine in (
-            ("torch.save", "ours"), ("torch.save into place", "ours"), ("torch.save unforced", "ours unforced")
+            ("torch_save", "ours"), ("torch_save_into_place", "ours"), ("torch_save_unforced", "ours_unforced")
         )
     }  # fmt: skip
     return {"bytes": size, "seconds": {name: round(value, 4) for name, value in medians.items()}, **ratio}
@@ -156,7 +156,7 @@ def _cost(folder: Path, channels: int, rounds: int = 9) -> Row:
 
 def ranks_killed(folder: Path) -> tuple[Row, bool]:
     found = ranks.kills(interrupted.Job(folder / "job", steps=1).data, folder / "runs", 20)
-    return found, found["equal"] == 20 and found["slowest recovery, s"] <= 15
+    return found, found["equal"] == 20 and found["slowest_recovery_seconds"] <= 15
 
 
 def shards(folder: Path) -> tuple[Row, bool]:
@@ -201,7 +201,7 @@ def main() -> None:
         begun = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             row, kept = study(Path(folder))
-        results[name] = {"what": what, **row, "as promised": kept, "took": round(time.perf_counter() - begun, 1)}
+        results[name] = {"what": what, **row, "as_promised": kept, "took": round(time.perf_counter() - begun, 1)}
         failed += [] if kept else [name]
         table.add_row(what, said(row), "as promised" if kept else "NOT AS PROMISED")
     console.print(table, highlight=False)

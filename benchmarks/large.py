@@ -121,7 +121,7 @@ def equality(model: Path, image: Path) -> dict[str, Any]:
     labels, most = whole.prediction(), float(np.abs(whole.scores).max())
     far = reach(predictor)
     assert far is not None
-    found: dict[str, Any] = {"classes seen": len(np.unique(labels)), "largest score": most}
+    found: dict[str, Any] = {"classes_seen": len(np.unique(labels)), "largest_score": most}
     columns = [(0, width, 0, width)]
     by_strip = np.concatenate([rows["semantic"] for rows in labels_by_strip(predictor, source, 96, columns)])
     with torch.inference_mode():

@@ -54,7 +54,7 @@ def told(model: Path, images: list[Path], flags: list[str]) -> dict[str, Any]:
         done = subprocess.run([sys.executable, "-m", "fullconv", *words], check=True, stdout=subprocess.PIPE)
         said = json.loads(done.stdout)
     spent = {what: round(seconds / len(images), 5) for what, seconds in said["seconds"].items()}
-    return {"images/s": said["images_per_second"], "net busy": said["net_busy"], "seconds an image": spent}
+    return {"images_per_second": said["images_per_second"], "net_busy": said["net_busy"], "seconds_per_image": spent}
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
     images = sorted(path for path in args.images.iterdir() if path.is_file())[: args.number]
     header = load_model(PredictRequest(args.model)).header  # type: ignore[attr-defined]
     ways: list[dict[str, Any]] = [
-        {"way": "one by one, --overlay", "images/s": round(one_by_one(args.model, images), 3)}
+        {"way": "one by one, --overlay", "images_per_second": round(one_by_one(args.model, images), 3)}
     ]
     for way, flags in WAYS.items():
         ways.append({"way": way, **told(args.model, images, flags)})

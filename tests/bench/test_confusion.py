@@ -18,7 +18,7 @@ def test_the_ways_are_measured():
     found = confusion.measure(rounds=2, cases=((40, 60, 5), (300, 300, 3)))
     assert [row["classes"] for row in found["ways"]] == [5, 5, 5, 3, 3, 3]
     assert all(row["ms"] > 0 for row in found["ways"])
-    assert found["ways"][2]["way"] == found["other"] and found["ways"][2]["of the other"] == 1
+    assert found["ways"][2]["way"] == found["other"] and found["ways"][2]["ratio_to_other"] == 1
 
 
 def test_the_restatement_counts_what_the_matrix_counts():

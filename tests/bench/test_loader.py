@@ -36,5 +36,5 @@ def test_the_verb(small, data, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["data"].startswith(data[0] if data else "generated")
     assert [row["way"] for row in found["ways"]][::3] == ["decoding", "training step"]
-    assert all(row["images/s"] > 0 for row in found["ways"])
-    assert found["ways"][3]["of training"] == 1
+    assert all(row["images_per_second"] > 0 for row in found["ways"])
+    assert found["ways"][3]["share_of_training"] == 1

@@ -28,14 +28,14 @@ def test_every_way_is_measured_and_says_the_same():
     assert torch.get_num_threads() == before
     (run,) = found["runs"]
     ways = {row["way"]: row for row in run["ways"]}
-    assert {prediction.PLAIN, "torch fp32"} <= set(ways) and ways[prediction.PLAIN]["times as fast"] == 1
+    assert {prediction.PLAIN, "torch fp32"} <= set(ways) and ways[prediction.PLAIN]["speedup"] == 1
     assert ("torch bf16" in ways) == multiplies_bf16()
     for row in run["ways"]:
         if "labels" in row:
-            assert row["off by"] <= (1e-4 if row["way"][-4:] not in ("bf16", "int8") else 0.5)
+            assert row["max_rel_diff"] <= (1e-4 if row["way"][-4:] not in ("bf16", "int8") else 0.5)
             least = {"bf16": 0.95, "int8": 0.8}.get(row["way"][-4:], 0.999)
             assert row["seconds"] > 0 and row["labels"] >= least, row["way"]
-    assert run["GFLOP"] > 0 and run["limit GFLOP/s"]["fp32"] > 0
+    assert run["gflop"] > 0 and run["limit_gflop_per_second"]["fp32"] > 0
 
 
 def test_a_way_that_fails_is_left_out_and_said(torch_alone, monkeypatch):
@@ -94,7 +94,7 @@ def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
         main([*words, "--memory", "--json"])
     assert not left.value.code
     said = capsys.readouterr()
-    rows = {row["way"]: row["peak bytes"] for row in json.loads(said.out)["runs"][0]["ways"]}
+    rows = {row["way"]: row["peak_bytes"] for row in json.loads(said.out)["runs"][0]["ways"]}
     assert set(rows) >= {prediction.PLAIN, "torch fp32"} and "memory" in said.err
     assert all(100e6 < peak < 3e9 for peak in rows.values())
 

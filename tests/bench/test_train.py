@@ -33,4 +33,4 @@ def test_the_result_says_how_much_faster_and_how_near():
     found = measure(size=(24, 32), backbone="vgg11", width=1 / 16, rounds=1)
     half = ["ours, bf16"] if multiplies_bf16() else []
     assert [row["way"] for row in found["ways"]] == ["plain", "ours, fp32", *half]
-    assert found["ways"][0]["times as fast"] == 1 and found["ways"][1]["loss off by"] < 1e-4
+    assert found["ways"][0]["speedup"] == 1 and found["ways"][1]["loss_rel_diff"] < 1e-4

@@ -91,7 +91,7 @@ def measure(rounds: int = 5, cases: tuple[tuple[int, int, int], ...] = CASES) ->
         medians = {way: statistics.median(taken) for way, taken in times.items()}
         rows += [
             {"size": [height, width], "classes": classes, "way": way, "ms": round(taken, 3),
-             "of the other": round(taken / medians[name], 3)}
+             "ratio_to_other": round(taken / medians[name], 3)}
             for way, taken in medians.items()
         ]  # fmt: skip
     return {"other": name, "rounds": rounds, "ways": rows}

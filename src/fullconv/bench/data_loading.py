@@ -78,7 +78,7 @@ class _Kept:
 
 
 def measure(data: str | None = None, rounds: int = 5, batch: int = 4, crop: Size = (288, 384)) -> dict[str, Any]:
-    """Images a second of each way, and as multiples of what training takes (``of training``).
+    """Images a second of each way, and as multiples of what training takes (``share_of_training``).
 
     data: a name or folder for `fullconv.open_dataset`, its training split; a generated folder if not given.
     rounds: of each way, after one that is not counted. batch, crop: of a training step. Raises `UsageError` for data
@@ -150,7 +150,11 @@ def _measure(dataset: Dataset, name: str, rounds: int, batch: int, crop: Size) -
         "crop": list(crop),
         "rounds": rounds,
         "ways": [
-            {"way": way, "images/s": round(rate, 2), "of training": round(rate / medians["training step"], 2)}
+            {
+                "way": way,
+                "images_per_second": round(rate, 2),
+                "share_of_training": round(rate / medians["training step"], 2),
+            }
             for way, rate in medians.items()
         ],
-    }  # fmt: skip
+    }

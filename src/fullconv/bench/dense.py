@@ -82,7 +82,7 @@ def measure(
         "rounds": rounds,
         "ways": [
             {"way": name, "runs": runs, "scores": shapes[name], "seconds": round(medians[name], 5),
-             "of the upsampled": round(medians[name] / medians["upsampled"], 2)}
+             "ratio_to_upsampled": round(medians[name] / medians["upsampled"], 2)}
             for name, (runs, _) in ways.items()
         ],
         "difference": float((plain - finer).abs().max() / plain.abs().max()),

@@ -71,8 +71,8 @@ def measure(
             for size in sizes:
                 say(f"{size[0]}x{size[1]}, {number} threads ...")
                 rows = _measured(net, size, number, rounds, compiler, others, limit, say)
-                found.append({"size": list(size), "threads": number, "GFLOP": _gflop(net, size),
-                              "limit GFLOP/s": limit, "ways": rows})  # fmt: skip
+                found.append({"size": list(size), "threads": number, "gflop": _gflop(net, size),
+                              "limit_gflop_per_second": limit, "ways": rows})  # fmt: skip
     finally:
         torch.set_num_threads(before)
     config = net.config
@@ -162,10 +162,10 @@ def _measured(
         rows.append({
             "way": name,
             "seconds": round(median, 5),
-            "times as fast": round(usual / median, 2),
-            **({"GFLOP/s": round(work / median, 1),
-                "of the limit": round(work / median / limit[precision], 2) if precision in limit else None,
-                "off by": float(f"{off[name]:.1e}"),
+            "speedup": round(usual / median, 2),
+            **({"gflop_per_second": round(work / median, 1),
+                "share_of_limit": round(work / median / limit[precision], 2) if precision in limit else None,
+                "max_rel_diff": float(f"{off[name]:.1e}"),
                 "labels": round(float((labels[name] == labels[PLAIN]).mean()), 6)} if same else {}),
         })  # fmt: skip
     return rows
@@ -272,9 +272,9 @@ def write_plot(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7, 0.5 + sum(0.3 * len(run["ways"]) + 0.7 for run in runs)), layout="constrained")
     axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=[len(run["ways"]) + 1 for run in runs])
     for axis, run in zip(axes[:, 0], runs, strict=True):
-        ways = [way for way in run["ways"] if "GFLOP/s" in way][::-1]
-        bars = axis.barh([way["way"] for way in ways], [way["times as fast"] for way in ways], color="#4878a8")
-        axis.bar_label(bars, [f"{way['times as fast']:.1f}   {1000 * way['seconds']:.0f} ms" for way in ways],
+        ways = [way for way in run["ways"] if "gflop_per_second" in way][::-1]
+        bars = axis.barh([way["way"] for way in ways], [way["speedup"] for way in ways], color="#4878a8")
+        axis.bar_label(bars, [f"{way['speedup']:.1f}   {1000 * way['seconds']:.0f} ms" for way in ways],
                        padding=3, fontsize=8)  # fmt: skip
         axis.set_title(f"{run['size'][0]}x{run['size'][1]}, {run['threads']} threads", fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)

@@ -78,8 +78,8 @@ def measure(
         "image": list(size),
         "rounds": rounds,
         "ways": [
-            {"way": name, "seconds": medians[name], "times as fast": medians["plain"] / medians[name],
-             "loss off by": abs(first[name] / first["plain"] - 1)}
+            {"way": name, "seconds": medians[name], "speedup": medians["plain"] / medians[name],
+             "loss_rel_diff": abs(first[name] / first["plain"] - 1)}
             for name in ways
         ],
     }  # fmt: skip

@@ -152,7 +152,7 @@ def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         for run in (run for run in found["runs"] if run["threads"] == max(threads)):  # it hardly depends on them
             console.print(f"memory at {run['size'][0]}x{run['size'][1]}, {run['threads']} threads ...", highlight=False)
             for row in run["ways"]:
-                row["peak bytes"] = peak_of(row["way"], made, tuple(run["size"]), run["threads"])
+                row["peak_bytes"] = peak_of(row["way"], made, tuple(run["size"]), run["threads"])
     return found
 
 
@@ -174,21 +174,22 @@ def _show_predict(console: Console, found: dict[str, Any]) -> None:
 
     console.print(f"\n{found['net']}, {found['weights']} weights", highlight=False)
     for run in found["runs"]:
-        limit = ", ".join(f"{rate:,.0f} GFLOP/s {name}" for name, rate in run["limit GFLOP/s"].items())
+        limit = ", ".join(f"{rate:,.0f} GFLOP/s {name}" for name, rate in run["limit_gflop_per_second"].items())
         console.print(
-            f"\n{'x'.join(map(str, run['size']))}, {run['threads']} threads; {run['GFLOP']} GFLOP; the machine "
+            f"\n{'x'.join(map(str, run['size']))}, {run['threads']} threads; {run['gflop']} GFLOP; the machine "
             f"multiplies at {limit} at best",
             highlight=False,
         )
         rows = [
-            (row["way"], f"{row['seconds']:.3f}", f"{row['times as fast']:.2f}",
-             *((f"{row['GFLOP/s']:.0f}", f"{100 * row['of the limit']:.0f} %" if row["of the limit"] else "-",
-                f"{row['off by']:.0e}", f"{100 * row['labels']:.2f} %") if "labels" in row else ("-",) * 4),
-             *((format_bytes(row["peak bytes"]) if row["peak bytes"] else "-",) if "peak bytes" in row else ()))
+            (row["way"], f"{row['seconds']:.3f}", f"{row['speedup']:.2f}",
+             *((f"{row['gflop_per_second']:.0f}",
+                f"{100 * row['share_of_limit']:.0f} %" if row["share_of_limit"] else "-",
+                f"{row['max_rel_diff']:.0e}", f"{100 * row['labels']:.2f} %") if "labels" in row else ("-",) * 4),
+             *((format_bytes(row["peak_bytes"]) if row["peak_bytes"] else "-",) if "peak_bytes" in row else ()))
             for row in run["ways"]
         ]  # fmt: skip
         titles = ["way", "seconds", "times as fast", "GFLOP/s", "of the limit", "scores off by", "labels as plain"]
-        _table(console, titles + ["memory"] * ("peak bytes" in run["ways"][0]), rows)
+        _table(console, titles + ["memory"] * ("peak_bytes" in run["ways"][0]), rows)
 
 
 def _show_dense(console: Console, found: dict[str, Any]) -> None:
@@ -196,7 +197,7 @@ def _show_dense(console: Console, found: dict[str, Any]) -> None:
     console.print(f"\n{found['net']}; image {size[0]}x{size[1]}, scores at stride {stride}", highlight=False)
     rows = [
         (row["way"], row["runs"], f"{row['scores'][0]}x{row['scores'][1]}", f"{row['seconds']:.3f}",
-         f"{row['of the upsampled']:.1f}")
+         f"{row['ratio_to_upsampled']:.1f}")
         for row in found["ways"]
     ]  # fmt: skip
     _table(console, ("way", "runs", "scores", "seconds", "of the upsampled"), rows)
@@ -205,14 +206,20 @@ def _show_dense(console: Console, found: dict[str, Any]) -> None:
 def _show_loader(console: Console, found: dict[str, Any]) -> None:
     crop = "x".join(map(str, found["crop"]))
     console.print(f"\n{found['data']}; {found['net']}, batches of {found['batch']}, crop {crop}", highlight=False)
-    rows = [(row["way"], f"{row['images/s']:.1f}", f"{row['of training']:.1f}") for row in found["ways"]]
+    rows = [(row["way"], f"{row['images_per_second']:.1f}", f"{row['share_of_training']:.1f}") for row in found["ways"]]
     _table(console, ("way", "images/s", "of training"), rows)
 
 
 def _show_confusion(console: Console, found: dict[str, Any]) -> None:
     console.print()
     rows = [
-        ("x".join(map(str, row["size"])), row["classes"], row["way"], f"{row['ms']:.2f}", f"{row['of the other']:.2f}")
+        (
+            "x".join(map(str, row["size"])),
+            row["classes"],
+            row["way"],
+            f"{row['ms']:.2f}",
+            f"{row['ratio_to_other']:.2f}",
+        )
         for row in found["ways"]
     ]
     _table(console, ("size", "classes", "way", "ms", "of the other"), rows)
@@ -221,7 +228,7 @@ def _show_confusion(console: Console, found: dict[str, Any]) -> None:
 def _show_train(console: Console, found: dict[str, Any]) -> None:
     console.print(f"\n{found['net']}; image {'x'.join(map(str, found['image']))}", highlight=False)
     rows = [
-        (row["way"], f"{row['seconds']:.2f}", f"{row['times as fast']:.2f}", f"{row['loss off by']:.1e}")
+        (row["way"], f"{row['seconds']:.2f}", f"{row['speedup']:.2f}", f"{row['loss_rel_diff']:.1e}")
         for row in found["ways"]
     ]
     _table(console, ("way", "seconds", "times as fast", "loss off by"), rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,16 @@ Say = Callable[[str], None]
 
 NOTICEABLE = 1.0
 """Points of mean IU, in percent: verdicts call less than this no difference, since a study runs everything once."""
+
+
+def json_key(column: str) -> str:
+    """Return the JSON key of a column: snake_case, with units spelled out.
+
+    >>> [json_key(column) for column in ("mean IU", "pixel acc.", "images/s")]
+    ['mean_iu', 'pixel_acc', 'images_per_second']
+    """
+    spelled = {"images/s": "images per second", "s/step": "seconds per step"}.get(column, column)
+    return re.sub(r"\W+", "_", spelled.lower()).strip("_")
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,9 @@ class Result:
         rows = [
             {
                 "name": row.name,
-                "measured": dict(row.measured),
+                "measured": {json_key(column): value for column, value in row.measured.items()},
                 "paper": {
-                    name: {column: entry.to_dict() for column, entry in entries.items()}
+                    name: {json_key(column): entry.to_dict() for column, entry in entries.items()}
                     for name, entries in row.paper.items()
                 },
             }
@@ -77,7 +88,7 @@ class Result:
             "study": self.study,
             "claim": self.claim,
             "data": self.data,
-            "columns": dict(self.columns),
+            "columns": {json_key(column): {"title": column, "unit": unit} for column, unit in self.columns.items()},
             "rows": rows,
             "verdict": self.verdict,
             "notes": list(self.notes),
@@ -90,19 +101,24 @@ class Result:
     def from_dict(cls, data: Mapping[str, Any]) -> Result:
         """The inverse of `to_dict`, without the figure."""
         parts = ("value", "unit", "source", "tag")
+        titles = {key: column["title"] for key, column in data["columns"].items()}
         rows = tuple(
             Row(
                 row["name"],
-                row["measured"],
+                {titles.get(key, key): value for key, value in row["measured"].items()},
                 {
-                    name: {column: Entry(**{part: entry[part] for part in parts}) for column, entry in entries.items()}
+                    name: {
+                        titles.get(key, key): Entry(**{part: entry[part] for part in parts})
+                        for key, entry in entries.items()
+                    }
                     for name, entries in row["paper"].items()
                 },
             )
             for row in data["rows"]
         )
-        plain = {key: data[key] for key in ("study", "claim", "data", "columns", "verdict", "settings", "machine")}
-        return cls(**plain, rows=rows, notes=tuple(data["notes"]), curves=data["curves"])
+        plain = {key: data[key] for key in ("study", "claim", "data", "verdict", "settings", "machine")}
+        columns = {column["title"]: column["unit"] for column in data["columns"].values()}
+        return cls(**plain, columns=columns, rows=rows, notes=tuple(data["notes"]), curves=data["curves"])
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write ``STUDY.json`` and ``STUDY.png`` into a folder, each whole or not at all; gives both paths."""
