@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fullconv.config import CONVENTIONS, InputConvention
 from fullconv.errors import UsageError
-from fullconv.export.export import card_of
+from fullconv.exporting.export import card_of
 from fullconv.inference.exported import ExportedPredictor, load_exported
 from fullconv.inference.preprocess import to_input
 from fullconv.inference.tensor_input import to_input as with_torch

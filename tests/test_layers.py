@@ -56,7 +56,7 @@ APART = {  # layer neighbours and lower layers that must not be imported all the
     "io": {"models"},
     "data": {"models"},
     "datasets": {"models"},
-    "export": {"training"},
+    "exporting": {"training"},
 }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.check.check_dataset import check_dataset, check_samples
-from fullconv.check.findings import Findings
+from fullconv.checking.check_dataset import check_dataset, check_samples
+from fullconv.checking.findings import Findings
 from fullconv.data.dataset import Sample
 from fullconv.datasets.folder.folder_dataset import open_folder
 from fullconv.errors import UsageError

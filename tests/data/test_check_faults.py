@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.check.check_dataset import check_dataset, check_samples, quick_check
-from fullconv.check.duplicates import near_pairs, thumbnail
-from fullconv.check.findings import Findings
-from fullconv.check.heuristics import facts_of, look
+from fullconv.checking.check_dataset import check_dataset, check_samples, quick_check
+from fullconv.checking.duplicates import near_pairs, thumbnail
+from fullconv.checking.findings import Findings
+from fullconv.checking.heuristics import facts_of, look
 from fullconv.datasets.folder.folder_dataset import open_folder
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.datasets.synthetic.digits import Digits

@@ -25,8 +25,8 @@ from test_check_faults import (
     turned,
 )
 
-from fullconv.check.check_dataset import check_dataset
-from fullconv.check.repair import LEFT_OUT, Repaired, repair
+from fullconv.checking.check_dataset import check_dataset
+from fullconv.checking.repair import LEFT_OUT, Repaired, repair
 from fullconv.datasets.folder.folder_dataset import open_folder
 from fullconv.errors import UsageError
 from fullconv.io.image import read_image

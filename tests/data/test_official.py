@@ -8,7 +8,7 @@ import pytest
 from fakes import SIZE, camvid, fake
 from PIL import Image
 
-from fullconv.check.check_dataset import check_dataset
+from fullconv.checking.check_dataset import check_dataset
 from fullconv.config import CONVENTIONS
 from fullconv.data.dataset import modalities_of, tasks_of
 from fullconv.datasets.open_dataset import default_splits, open_dataset, splits_of

@@ -7,7 +7,7 @@ import torch
 
 from fullconv.backends import onnx
 from fullconv.config import InputConvention, ModelConfig
-from fullconv.export.export import card_of
+from fullconv.exporting.export import card_of
 from fullconv.inference.predictor import Predictor
 from fullconv.labels import LabelSpace
 from fullconv.models.build import build

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fullconv.backends import openvino
 from fullconv.backends.metadata import ExportMetadata
 from fullconv.errors import RunError, UsageError
-from fullconv.export.export import card_of
+from fullconv.exporting.export import card_of
 from fullconv.inference.exported import load_exported
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -15,7 +15,7 @@ import torch
 
 from fullconv.backends import torch_export
 from fullconv.errors import UsageError
-from fullconv.export.export import card_of
+from fullconv.exporting.export import card_of
 from fullconv.inference.exported import load_exported
 
 sys.path.insert(0, str(Path(__file__).parent))

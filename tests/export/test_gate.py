@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fullconv.export.export
+import fullconv.exporting.export
 from fullconv.backends import onnx
 from fullconv.config import InputConvention
 from fullconv.errors import RunError, UsageError
-from fullconv.export import gate
-from fullconv.export import int8 as quantize
-from fullconv.export.export import export
-from fullconv.export.gate import Agreement, compare, photographs, to_size
+from fullconv.exporting import gate
+from fullconv.exporting import int8 as quantize
+from fullconv.exporting.export import export
+from fullconv.exporting.gate import Agreement, compare, photographs, to_size
 from fullconv.inference.exported import load_exported
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
@@ -37,7 +37,7 @@ def quick(monkeypatch):
 
 def spoil(monkeypatch, change):
     """Files whose weights were changed before they were written."""
-    write = fullconv.export.export.write
+    write = fullconv.exporting.export.write
 
     def spoilt(model, *rest):
         for tensor in model.graph.initializer:
@@ -46,7 +46,7 @@ def spoil(monkeypatch, change):
                 tensor.CopyFrom(onnx_package.numpy_helper.from_array(change(values), tensor.name))
         write(model, *rest)
 
-    monkeypatch.setattr(fullconv.export.export, "write", spoilt)
+    monkeypatch.setattr(fullconv.exporting.export, "write", spoilt)
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
@@ -99,7 +99,7 @@ def test_the_mean_iu_counts(quick, tmp_path):
 
 def test_labels_of_one_pixel_in_a_thousand_are_too_many():
     good = {"difference": 0.0, "spread": 1.0, "sizes": (SIZE,), "images": 1, "pixels": 1000}
-    checked = fullconv.export.export.Checked(Path("m"), "fp32", 0, SIZE, 1, 1, Agreement(labels=0.999, **good))
+    checked = fullconv.exporting.export.Checked(Path("m"), "fp32", 0, SIZE, 1, 1, Agreement(labels=0.999, **good))
     assert "99.90 % of its labels" in checked.failure
     nothing = Agreement(labels=1.0, **{**good, "spread": 0.0})
     assert nothing.relative == 0 and Agreement(labels=1.0, **{**good, "spread": 0.0, "difference": 1.0}).relative == 1
@@ -205,10 +205,10 @@ def test_integers_that_lose_the_labels_are_not_kept(trained, tmp_path, monkeypat
         tried.append(given[1].header.exact)
         return replace(compare(*given), labels=next(agreements))
 
-    monkeypatch.setattr(fullconv.export.export, "compare", worse)
+    monkeypatch.setattr(fullconv.exporting.export, "compare", worse)
     with pytest.raises(RunError, match=r"98\.99 % of its labels are those of the net, and 99 % are needed; give more"):
         export(one, tmp_path / "m.onnx", SIZE, images=shots[:4], calibration=shots[4:])
-    assert not list(tmp_path.iterdir()) and tried == list(fullconv.export.export.EXACT)
+    assert not list(tmp_path.iterdir()) and tried == list(fullconv.exporting.export.EXACT)
 
 
 def test_what_keeps_fp32():

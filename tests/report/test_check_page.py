@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.check.check_dataset import check_dataset, check_samples
+from fullconv.checking.check_dataset import check_dataset, check_samples
 from fullconv.datasets.synthetic.digits import Digits
 from fullconv.labels import LabelSpace
 from fullconv.reporting.check_page import class_shares, write_check_page

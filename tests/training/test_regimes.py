@@ -150,7 +150,7 @@ def test_the_weights_of_classes():
 
 
 def test_check_prints_the_weights_that_training_uses(digits_folder):
-    from fullconv.check.check_dataset import check_dataset
+    from fullconv.checking.check_dataset import check_dataset
 
     data = open_dataset(digits_folder, "train")
     used = class_weights("median", pixel_counts(data), data.labels).numpy()

@@ -249,7 +249,7 @@ def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
     """
     from fullconv.backends.onnx import to_onnx
     from fullconv.backends.openvino import OpenvinoNet, of_onnx
-    from fullconv.export.int8 import in_fp32, openvino_in_int8
+    from fullconv.exporting.int8 import in_fp32, openvino_in_int8
 
     plain = folded(net)
     size = x.shape[2], x.shape[3]

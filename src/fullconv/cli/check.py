@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, print, write what was asked for; 2 when there are errors and no clean copy was asked for."""
     from rich.console import Console
 
-    from fullconv.check.check_dataset import check_dataset
+    from fullconv.checking.check_dataset import check_dataset
     from fullconv.cli.show import Bar, print_json
     from fullconv.errors import UsageError
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
     """Write the clean copy, and say what is in it."""
-    from fullconv.check.repair import LEFT_OUT, repair
+    from fullconv.checking.repair import LEFT_OUT, repair
     from fullconv.cli.show import Bar
 
     bar = Bar(console, "writing", sum(split.images for split in found.splits.values()))

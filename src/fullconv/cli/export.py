@@ -13,7 +13,7 @@ from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from fullconv.data.dataset import Dataset, Image
-    from fullconv.export.export import Checked
+    from fullconv.exporting.export import Checked
     from fullconv.inference.exported import ExportedPredictor
     from fullconv.inference.predictor import Predictor
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fullconv.cli.show import key_values, print_json
     from fullconv.datasets.open_dataset import default_splits, open_dataset
-    from fullconv.export.export import export, refuse
+    from fullconv.exporting.export import export, refuse
     from fullconv.inference.predictor import load
 
     console = Console(stderr=bool(args.json), soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import fullconv
-from fullconv.check.check_dataset import quick_check
+from fullconv.checking.check_dataset import quick_check
 from fullconv.cli.show import Bar, four_numbers, key_values
 from fullconv.config import TrainConfig
 from fullconv.profiling import process_memory

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fullconv.check.findings import Findings, SampleProblem
+from fullconv.checking.findings import Findings, SampleProblem
 from fullconv.data.dataset import Dataset, Sample
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically

@@ -1,6 +1,6 @@
 """What the files of one pair look like, and masks that can be read and are yet not what was meant.
 
-Each function looks at one thing and returns plain data; `fullconv.check.check_dataset` makes sentences of it.
+Each function looks at one thing and returns plain data; `fullconv.checking.check_dataset` makes sentences of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.check.duplicates import Thumbnail, thumbnail
+from fullconv.checking.duplicates import Thumbnail, thumbnail
 from fullconv.data.dataset import Dataset, Image
 from fullconv.datasets.folder.folder_dataset import Folder
 from fullconv.datasets.folder.layouts import Pair
@@ -60,7 +60,7 @@ class Inspected:
 
     digest: SHA-256 of the image file. kind: its format by content. ended: whether a PNG has its end mark.
     size: (height, width) of the image. flat: whether it is of one colour all over. thumbnail: see
-    `fullconv.check.duplicates`. facts, look: of the mask. copied: whether both files hold the same bytes.
+    `fullconv.checking.duplicates`. facts, look: of the mask. copied: whether both files hold the same bytes.
     """
 
     digest: str | None = None

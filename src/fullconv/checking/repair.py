@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from fullconv.check.findings import Findings
+from fullconv.checking.findings import Findings
 from fullconv.datasets.folder.classes_file import FILE_NAME
 from fullconv.datasets.folder.folder_dataset import Folder
 from fullconv.datasets.folder.layouts import Pair, find_layout

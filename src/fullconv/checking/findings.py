@@ -1,4 +1,4 @@
-"""What `fullconv.check.check_dataset` found, as plain data, and the running report from which it is made."""
+"""What `fullconv.checking.check_dataset` found, as plain data, and the running report from which it is made."""
 
 from __future__ import annotations
 

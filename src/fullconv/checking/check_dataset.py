@@ -11,14 +11,14 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fullconv.check.duplicates import (
+from fullconv.checking.duplicates import (
     ThumbnailIndex,
     quick_duplicates,
     report_duplicates,
     thumbnail,
 )
-from fullconv.check.findings import Findings, Report, SampleProblem, SplitFindings, SplitTally
-from fullconv.check.heuristics import (
+from fullconv.checking.findings import Findings, Report, SampleProblem, SplitFindings, SplitTally
+from fullconv.checking.heuristics import (
     SPECKS,
     Inspected,
     MaskLook,

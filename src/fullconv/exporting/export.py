@@ -20,7 +20,7 @@ from fullconv.backends.metadata import ExportMetadata
 from fullconv.config import Size, to_mapping
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError, shown
-from fullconv.export.gate import Agreement, compare, odd_sizes, photographs, to_size
+from fullconv.exporting.gate import Agreement, compare, odd_sizes, photographs, to_size
 from fullconv.inference.exported import SUFFIXES, ExportedPredictor, load_exported
 from fullconv.inference.large_image.halo import reach
 from fullconv.inference.predictor import Predictor
@@ -145,7 +145,7 @@ def export(
 def write(graph: ModelProto, card: ExportMetadata, path: Path, inputs: Sequence[NDArray[np.float32]] = ()) -> None:
     """Write the graph of a net as .onnx or .xml; with inputs to calibrate by, in 8-bit integers."""
     from fullconv.backends import onnx, openvino
-    from fullconv.export import int8 as quantize
+    from fullconv.exporting import int8 as quantize
 
     if path.suffix == ".onnx":
         graph = quantize.onnx_in_int8(graph, inputs, card.exact, path.parent) if inputs else graph
@@ -197,7 +197,7 @@ def refuse(path: Path, int8: bool) -> None:
         raise UsageError(f"{shown(path)}: a .pt2 is written in fp32 alone; give .onnx or .xml for --int8")
     if path.suffix != ".pt2":
         from fullconv.backends import onnx, openvino
-        from fullconv.export import int8 as quantize
+        from fullconv.exporting import int8 as quantize
 
         onnx.present("onnx", "onnxscript", *(["onnxruntime"] if path.suffix == ".onnx" else []))
         if path.suffix == ".xml":

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from fullconv.check.findings import Report
+from fullconv.checking.findings import Report
 from fullconv.data.dataset import Dataset, Image, photograph
 from fullconv.errors import shown
 
