@@ -271,7 +271,7 @@ def test_the_job_files_use_flags_that_there_are(name):
     train = text[text.index("fullconv train" if name == "slurm.sh" else "args: [train") :]
     train = train[: train.index("\n}" if name == "slurm.sh" else "]")]
     flags = re.findall(r"--[a-z][a-z-]+", train)
-    assert {"--out", "--resume", "--recipe"} <= set(flags) <= set(build_parser()[1]["train"].flags())
+    assert {"--out", "--resume", "--recipe"} <= set(flags) <= set(build_parser("train")[1].flags())
     assert re.search(r"--recipe,? ([\w-]+)", train)[1] in recipe_names()
 
 

@@ -1,16 +1,20 @@
 """The command: help without torch, errors in one line, and the whole way from a folder to masks."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from importlib import import_module
+from pkgutil import iter_modules
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import fullconv
-from fullconv.cli.command import build_parser, main
+from fullconv import cli
+from fullconv.cli.command import VERBS, main
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.evaluation.evaluate import evaluate
 
@@ -235,7 +239,26 @@ def test_import_and_help_need_no_torch_and_no_time():
 
 
 def test_every_verb_helps_with_an_example(capsys):
-    for verb in build_parser()[1]:
+    for verb in VERBS:
         code, out, _ = call(capsys, verb, "--help")
         assert code == 0
         assert f"example: fullconv {verb}" in out
+
+
+def test_the_table_of_verbs_names_each_module_of_a_verb(capsys):
+    modules = (module.name for module in iter_modules(cli.__path__, "fullconv.cli."))
+    verbs = [name.rpartition(".")[2] for name in modules if hasattr(import_module(name), "EXAMPLE")]
+    assert sorted(VERBS) == sorted(verbs)
+    out = " ".join(call(capsys, "--help")[1].split())
+    assert all(f"{verb} {' '.join(line.split())}" in out for verb, line in VERBS.items())
+
+
+def test_only_the_module_of_the_chosen_verb_is_imported():
+    watch = (
+        "import sys\ntry:\n from fullconv.cli.command import main; main(['check', '--help'])\n"
+        "finally:\n print(sorted(name for name in sys.modules if name.startswith('fullconv.cli.')))\n"
+        " assert 'torch' not in sys.modules"
+    )
+    out = subprocess.run([sys.executable, "-c", watch], check=True, capture_output=True, text=True).stdout
+    imported = {name.rpartition(".")[2] for name in re.findall(r"fullconv\.cli\.\w+", out.splitlines()[-1])}
+    assert imported & set(VERBS) == {"check"}

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = "measure side by side on this machine: prediction, a training step, the loader, dense scores ..."
 EXAMPLE = "fullconv bench predict --backbone vgg16 --sizes 500x500,375x500"
 STUDIES = ("dense", "loader", "confusion", "train", "predict", "timing")
 TIMING = 3.0

@@ -23,7 +23,6 @@ from fullconv.cli.options import (
 )
 from fullconv.config import InputConvention, TrainConfig
 
-HELP = "everything that is wrong with a data set, and what it holds"
 EXAMPLE = "fullconv check photos/ --html check.html --fix photos-clean"
 AUGMENTATION = ("crop", "scale", "flip", "jitter", "color", "seed")
 """The settings of a training that change what a sample looks like."""

@@ -1,4 +1,4 @@
-"""The command ``fullconv``: one verb for each thing people do. Each verb is a file; its imports happen when it runs.
+"""The command ``fullconv``: one module for each verb, imported when its verb is chosen.
 
 Every error is one line, ``fullconv: error: THING: WHAT IS WRONG; WHAT TO DO``, without a traceback unless
 ``--debug`` is given. Exit codes: 0 done; 2 usage or data; 1 failure at run time; 130 interrupted.
@@ -10,10 +10,27 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from fullconv import __version__
 from fullconv.errors import FullconvError, UsageError, suggestion
+
+VERBS = {
+    "demo": "the paper's story on built-in data, in some minutes",
+    "inspect": "receptive field, stride, crops, layers and cost of nets",
+    "convert": "weights from Caffe, PyTorch or a library into one file; a classifier into its dense form, with proof",
+    "data": "the published data sets: list, get, verify, convert, HHA, upper bounds",
+    "check": "everything that is wrong with a data set, and what it holds",
+    "train": "train an FCN on a folder of images and masks",
+    "evaluate": "the paper's four numbers of a model on a split",
+    "compare": "runs side by side: scores, settings that differ, classes, curves",
+    "predict": "segment images, folders of images and videos",
+    "export": "a model as ONNX, OpenVINO or torch.export, checked before it is kept",
+    "bench": "measure side by side on this machine: prediction, a training step, the loader, dense scores ...",
+    "reproduce": "a study of the paper on data at hand, the paper's numbers beside",
+}
+"""Each verb and its line in the help; its module has its name."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,24 +47,9 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the command and those of its verbs."""
-    from fullconv.cli import (
-        bench,
-        check,
-        compare,
-        convert,
-        data,
-        demo,
-        evaluate,
-        export,
-        inspect,
-        predict,
-        reproduce,
-        train,
-    )
-
-    parser = Parser(
+def build_parser(verb: str | None = None) -> tuple[Parser, Parser]:
+    """Build the parser of the command, and return it with that of one verb, whose module alone is imported."""
+    parser = own = Parser(
         prog="fullconv",
         description="Fully convolutional networks for semantic segmentation (Long, Shelhamer, Darrell 2015).",
         epilog="example: fullconv train photos/ --out run && fullconv predict run/model.safetensors new/ --out masks",
@@ -57,29 +59,29 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"fullconv {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", parser_class=Parser)
-    parsers = {}
-    for verb in (demo, inspect, convert, data, check, train, evaluate, compare, predict, export, bench, reproduce):
-        name = verb.__name__.rsplit(".", 1)[1]
+    for name, summary in VERBS.items():
+        if name != verb:
+            verbs.add_parser(name, help=summary)
+            continue
+        module = import_module(f"fullconv.cli.{name}")
         own = verbs.add_parser(
-            name, help=verb.HELP, description=verb.__doc__, epilog=f"example: {verb.EXAMPLE}", allow_abbrev=False,
+            name, help=summary, description=module.__doc__, epilog=f"example: {module.EXAMPLE}", allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        verb.add_arguments(own)
+        module.add_arguments(own)
         own.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        own.set_defaults(run=verb.run)
-        parsers[name] = own
-    return parser, parsers
+        own.set_defaults(run=module.run)
+    return parser, own
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser, parsers = build_parser()
-    wrong = next((word for word in argv if not word.startswith("-")), None)
-    if wrong is not None and wrong not in parsers and argv[0] == wrong:
-        raise UsageError(f"'{wrong}' is not a verb; {suggestion(wrong, parsers)}")
+    word = next((word for word in argv if not word.startswith("-")), None)
+    if word is not None and word not in VERBS and argv[0] == word:
+        raise UsageError(f"'{word}' is not a verb; {suggestion(word, VERBS)}")
+    parser, own = build_parser(word)
     args, extra = parser.parse_known_args(argv)
     if extra:
         flag = extra[0].split("=")[0]
-        own = parsers.get(args.verb, parser)
         if flag.startswith("-"):
             raise UsageError(f"{flag}: there is no such flag; {suggestion(flag, own.flags())}")
         raise UsageError(f"'{extra[0]}': one word too many; see {own.prog} --help")

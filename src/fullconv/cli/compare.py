@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-HELP = "runs side by side: scores, settings that differ, classes, curves"
 EXAMPLE = "fullconv compare runs/a runs/b --out compare.html"
 
 

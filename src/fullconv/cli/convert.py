@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fullconv.models.verify import Proof
     from fullconv.weights.convert import Converted
 
-HELP = "weights from Caffe, PyTorch or a library into one file; a classifier into its dense form, with proof"
 EXAMPLE = "fullconv convert fcn8s-heavy-pascal.caffemodel --prototxt deploy.prototxt --out fcn8s.safetensors"
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from fullconv.errors import UsageError, shown, suggestion
 
-HELP = "the published data sets: list, get, verify, convert, HHA, upper bounds"
 EXAMPLE = "fullconv data get camvid; fullconv data verify voc2012:VOC"
 
 

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-HELP = "the paper's story on built-in data, in some minutes"
 EXAMPLE = "fullconv demo --out runs/demo"
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fullconv.inference.predictor import Predictor
     from fullconv.metrics import Scores
 
-HELP = "the paper's four numbers of a model on a split"
 EXAMPLE = "fullconv evaluate run/model.safetensors photos/ --split val"
 ENGINE = "torch"
 """Unless told otherwise: the numbers do not depend on what else is installed. An exported file brings its own."""

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fullconv.inference.exported import ExportedPredictor
     from fullconv.inference.predictor import Predictor
 
-HELP = "a model as ONNX, OpenVINO or torch.export, checked before it is kept"
 EXAMPLE = "fullconv export run/model.safetensors --out m.onnx --data photos/"
 
 DYNAMIC = "dynamic"

@@ -18,7 +18,6 @@ from fullconv.errors import RunError, UsageError, shown, suggestion
 if TYPE_CHECKING:
     from fullconv.models.fcn import FCN
 
-HELP = "receptive field, stride, crops, layers and cost of nets"
 EXAMPLE = "fullconv inspect caffenet vgg16 googlenet --stride 32 --padding paper"
 
 PASSES = 5

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fullconv.inference.inputs import Input
     from fullconv.inference.pipeline import Throughput
 
-HELP = "segment images, folders of images and videos"
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
 
 

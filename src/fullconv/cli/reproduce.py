@@ -16,7 +16,6 @@ from fullconv.cli.options import DATA
 if TYPE_CHECKING:
     from fullconv.reproduce.result import Result
 
-HELP = "a study of the paper on data at hand, the paper's numbers beside"
 EXAMPLE = "fullconv reproduce table2 digits --budget 10"
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from fullconv.training.run import Run
     from fullconv.training.stop import Stop
 
-HELP = "train an FCN on a folder of images and masks"
 EXAMPLE = "fullconv train photos/ --out run --epochs 30 --crop 320x320 --flip"
 
 
