@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe import prototxt as text_room
 from fullconv.weights.caffe.caffemodel import read_caffemodel
 from fullconv.weights.caffe.net import Net
 from fullconv.weights.caffe.prototxt import read_prototxt
@@ -71,14 +70,14 @@ MODELS = {
     "a varint without its end": (b"\x08\xff", "offset 1: the bytes end within a number"),
     "a length past the end": (b"\x0a\xe8\x07" + b"\1", "offset 0: field 1 wants 1,000 bytes and 1 are left"),
     "a length of 2^63": (b"\x0a" + varint(2**63), "offset 0: field 1 wants 9,223,372,036,854,775,808 bytes"),
-    "a length past its layer": (layer(b"\x3a\x7f") + bytes(200), "offset 3: field 7 wants 127 bytes and 0 are left"),
+    "a length past its layer": (layer(b"\x3a\x7f") + field(1, bytes(200)), "offset 3: field 7 wants 127 bytes and 0 "),
     "a field of number 0": (b"\0\1", "offset 0: a field of number 0"),
     "a wire type of 7": (b"\x0f\1", "offset 0: wire type 7"),
     "a negative dim": (layer(field(7, field(7, field(1, -5)))), "a blob of shape (-5,)"),
     "dims whose product overflows": (layer(field(7, field(7, field(1, 2**33) * 4))), "more than 2,147,483,647 values"),
     "many empty layers": (layer(b"") * (M // 3), "offset 30000: more than 10,000 layers"),
-    "a layer that is a number": (field(100, 1), "offset 0: a layer with wire type 0"),
-    "a blob that is a number": (layer(field(7, 1)), "offset 3: a blob with wire type 0"),
+    "a layer that is a number": (field(100, 1), "offset 0: field 100 of a Net with wire type 0"),
+    "a blob that is a number": (layer(field(7, 1)), "offset 3: field 7 of a Layer with wire type 0"),
     "many fields": (field(9, b"") * (M // 2), "offset 200000: more than 100,000 fields"),
     "many bottoms": (layer(field(3, b"") * (M // 2)), "offset 200003: more than 100,000 fields"),
     "many blobs": (layer(field(7, field(5, bytes(4))) * (M // 8)), "more than 20,000 blobs"),
@@ -122,15 +121,15 @@ def test_a_model_that_protobuf_could_not_have_written(tmp_path):
 
 TEXTS = {
     "braces 100,000 deep": ("{" * 100_000, "line 1, column 1: '{' in place of the name"),
-    "layers 100,000 deep": ("layer{\n" * 100_000, "line 2, column 1: 'layer' is no setting"),
-    "params 100,000 deep": ("layer{param" + "{a" * 100_000, "column 52: brackets in more than 20 others"),
-    "lists 100,000 deep": ("layer{param" + "[" * 100_000, "column 32: brackets in more than 20 others"),
+    "layers 100,000 deep": ("layer{\n" * 100_000, "line 21, column 6: brackets in more than 20 others"),
+    "params 100,000 deep": ("layer{param" + "{a" * 100_000, "column 50: brackets in more than 20 others"),
+    "lists 100,000 deep": ("layer{param" + "[" * 100_000, "column 31: brackets in more than 20 others"),
     "a string of 50 MB": ('name: "' + "a" * 50 * M, "50,000,007 bytes, and a .prototxt file has at most 10,000,000"),
     "a string of 9 MB": ('name: "' + "a" * 9 * M + '"', "line 1, column 7: a text of more than 100,000 characters"),
     "a string of escapes": ('name: "' + "\\n" * M + '"', "line 1, column 7: a text of more than 100,000 characters"),
     "a string without its end": ('\nname: "' + "a" * 9 * M, "line 2, column 7: a string without its end"),
-    "a word of 9 MB": ("a" * 9 * M, "line 1, column 1: 'aaaaa"),
-    "a number of 9 MB": ("input_dim: " + "1" * 9 * M, "line 1, column 12: '11111"),
+    "a word of 9 MB": ("a" * 9 * M, "line 1, column 1: unknown setting 'aaaaa"),
+    "a number of 9 MB": ("input_dim: " + "1" * 9 * M, "line 1, column 12: Couldn't parse integer: "),
     "many layers": ("layer{}" * 12_000, "line 1, column 70001: more than 10,000 layers"),
     "many values": ("input_dim: 1\n" * 300_000, "more than 500,000 words and marks"),
     "a comment of 9 MB": ("#" * 9 * M, "line 1, column 1: no layers"),
@@ -221,10 +220,11 @@ def test_a_text_with_a_changed_character_is_a_net_or_refused(tmp_path_factory, s
             assert "\n" not in str(problem)
 
 
-def test_the_place_of_an_earlier_offset_is_found_again(tmp_path):
-    reader = text_room._Text("a\nbb\nccc", "n")
-    assert [reader.place(at) for at in (7, 3, 0, 5, 5)] == [
-        "line 3, column 3", "line 2, column 2", "line 1, column 1", "line 3, column 1", "line 3, column 1"
+def test_every_layer_has_its_place(tmp_path):
+    relu = "layer{type:'ReLU' bottom:'%s' top:'%s'}"
+    text = f"input:'x' {relu % ('x', 'a')}#{{\n\r\n\t{relu % ('a', 'b')} {relu % ('b', 'c')}\n \n#\n{relu % ('c', 'd')}"
+    assert [layer.place for layer in read_text(tmp_path, text).layers] == [
+        "line 1, column 11", "line 3, column 2", "line 3, column 40", "line 6, column 1"
     ]  # fmt: skip
 
 

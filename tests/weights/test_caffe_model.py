@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe.caffemodel import read_caffemodel
-from fullconv.weights.caffe.wire import MAX_VALUES
+from fullconv.weights.caffe.caffemodel import MAX_VALUES, read_caffemodel
 
 CONV = {"name": "conv1", "type": "Convolution", "bottom": "data", "top": "conv1",
         "convolution_param": {"num_output": 4, "kernel_size": 3, "pad": 100, "bias_term": True}}  # fmt: skip
@@ -161,15 +160,16 @@ def test_a_type_that_is_not_read_comes_with_its_name(tmp_path):
 @pytest.mark.parametrize(
     "blob, words",
     [(field(5, b"123"), "3 bytes of values that take 4 bytes each"), (field(8, b"1234"), "take 8 bytes each"),
-     (field(5, b"12345"), "5 bytes of values"), (field(5, 7), "field 5 of a blob with wire type 0"),
-     (field(8, 1.0), "field 8 of a blob with wire type 5"), (field(1, b""), "field 1 of a blob with wire type 2"),
-     (field(7, 7), "field 7 of a blob with wire type 0"), (field(7, field(1, 1.0)), "a dim with wire type 5"),
+     (field(5, b"12345"), "5 bytes of values"), (field(5, 7), "field 5 of a Blob with wire type 0"),
+     (field(8, 1.0), "field 8 of a Blob with wire type 5"), (field(1, b""), "Blob.num with wire type 2"),
+     (field(7, 7), "Blob.shape with wire type 0"), (field(7, field(1, 1.0)), "BlobShape.dim with wire type 5"),
      (field(7, field(1, -1)), "shape (-1,)"), (field(2, -3), "shape (0, -3, 0, 0)"),
      (blob_bytes(np.zeros(3))[:-1], "wants 12 bytes and 11 are left"),
      (field(7, field(1, 4)) + field(5, bytes(12)), "shape (4,) and 3 values"),
      (field(7, field(1, 2**40) + field(1, 2**40)), f"more than {MAX_VALUES:,} values"),
      (field(7, field(1, 0) + field(1, 2**40)), f"more than {MAX_VALUES:,} values"),
-     (field(7, field(1, b"\1" * 33)), "more than 32 axes"), (field(7, field(1, b"\xff")), "end within a number"),
+     (field(7, field(1, b"\1" * 33)), "more than 32 axes"),
+     (field(7, field(1, b"\xff")), "no Blob that protobuf can read"),
      (b"", "shape () and 0 values")],
 )  # fmt: skip
 def test_a_damaged_blob_has_an_offset(tmp_path, blob, words):

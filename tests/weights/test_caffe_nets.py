@@ -9,7 +9,7 @@ from caffe_nets import RELEASED, fcn_vgg, late_fusion
 
 from fullconv.errors import UsageError
 from fullconv.models.fcn import FCN
-from fullconv.weights.caffe.caffemodel import read_caffemodel
+from fullconv.weights.caffe.caffemodel import read_blobs, read_caffemodel
 from fullconv.weights.caffe.prototxt import read_prototxt
 from fullconv.weights.caffe.recognize import recognize
 from fullconv.weights.caffe.to_fcn import converted_net, difference, state_dict, with_weights
@@ -31,7 +31,7 @@ def written(tmp_path, name, layers, version="V2", inputs=None, **options):
     write_prototxt(tmp_path / "deploy.prototxt", layers, inputs.items(), version)
     write_caffemodel(tmp_path / "net.caffemodel", layers, version, **options)
     graph, weights = read_prototxt(tmp_path / "deploy.prototxt"), read_caffemodel(tmp_path / "net.caffemodel")
-    return with_weights(graph, weights, "net.caffemodel"), weights
+    return with_weights(graph, read_blobs(tmp_path / "net.caffemodel"), "net.caffemodel"), weights
 
 
 def scores_of(net, blobs, task=""):
@@ -223,7 +223,7 @@ def test_a_prototxt_that_belongs_to_another_file_is_refused(tmp_path):
     write_prototxt(tmp_path / "a.prototxt", large, inputs_of("voc-fcn8s").items())
     write_caffemodel(tmp_path / "a.caffemodel", small)
     with pytest.raises(UsageError, match="no weights for layer 'upscore2' of the prototxt"):
-        with_weights(read_prototxt(tmp_path / "a.prototxt"), read_caffemodel(tmp_path / "a.caffemodel"), "a.caffemodel")
+        with_weights(read_prototxt(tmp_path / "a.prototxt"), read_blobs(tmp_path / "a.caffemodel"), "a.caffemodel")
 
 
 def test_the_late_fusion_net_has_two_streams(tmp_path):

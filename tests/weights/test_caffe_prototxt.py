@@ -10,7 +10,7 @@ from fullconv.errors import UsageError
 from fullconv.weights.caffe.caffemodel import read_caffemodel
 from fullconv.weights.caffe.net import SETTINGS, SOURCES
 from fullconv.weights.caffe.prototxt import read_prototxt
-from fullconv.weights.caffe.schema import FIELDS, MESSAGES, V1_TYPES
+from fullconv.weights.caffe.schema import MESSAGES, V1_TYPES
 
 DATA = 'input: "data"\n'
 
@@ -99,11 +99,12 @@ def test_the_defaults_are_those_of_caffe(tmp_path, kind, params):
 
 
 def test_every_type_that_is_read_has_its_settings_in_both_forms(tmp_path):
+    today, old = (MESSAGES[kind].DESCRIPTOR.fields_by_name for kind in ("Layer", "V1Layer"))
     for kind, parts in SETTINGS.items():
         for part in parts:
-            assert FIELDS["Layer"][part].kind in MESSAGES
-            if kind in dict(V1_TYPES.values()).values() and part in FIELDS["V1Layer"]:
-                assert FIELDS["V1Layer"][part].kind == FIELDS["Layer"][part].kind
+            assert today[part].message_type.name in MESSAGES
+            if kind in dict(V1_TYPES.values()).values() and part in old:
+                assert old[part].message_type is today[part].message_type
     for kind, number in OLD_TYPES.items():
         assert V1_TYPES[number] == (old_name(kind), kind)
 
@@ -243,9 +244,9 @@ WRONG = [
     # what is written below the line that names the input, the line (counted from there) and column, what is said
     ('layer {\n  name: "x" type: "Fancy" bottom: "data" top: "x"\n}', (2, 19), "layer 'x' is of the type 'Fancy'"),
     ('layer {\n  name: "x" type: "ReLu" bottom: "data" top: "x"\n}', (2, 19), "did you mean 'ReLU'"),
-    ('layers {\n  name: "x" type: FANCY }', (2, 19), "'FANCY' is no type"),
-    ('layers {\n  name: "x" type: "Convolution" }', (2, 19), "in place of a whole number"),
-    ("layer {\n type: RELU }", (2, 8), "in place of a text in quotes"),
+    ('layers {\n  name: "x" type: FANCY }', (2, 19), "unknown LayerType 'FANCY'"),
+    ('layers {\n  name: "x" type: "Convolution" }', (2, 19), "unknown LayerType '\"Convolution\"'"),
+    ("layer {\n type: RELU }", (2, 8), "Expected string but found: 'RELU' at 'type: RELU'"),
     ('layer { name: "x" bottom: "data" }', (1, 1), "layer 'x' has no type"),
     ('layer {\n name: "x" type: "ReLU" bottom: "dato" top: "x" }', (2, 33), "did you mean 'data'"),
     ('layer {\n name: "x" type: "ReLU" bottom: "q" top: "x" }', (2, 33), "reads 'q', which no layer makes"),
@@ -254,44 +255,47 @@ WRONG = [
     ('layer { name: "a" type: "ReLU" bottom: "b" top: "a" }\n layer { name: "b" type: "ReLU" bottom: "a" top: "b" }',
      (1, 40), "which layer 'b' makes only at line 3, column 2; put the layers in order, without a cycle"),
     ('layer { name: "a" type: "ReLU" bottom: "a" top: "a" }', (1, 40), "which layer 'a' makes only at line 2"),
-    ('layer { botom: "data" }', (1, 9), "'botom' is no setting of Caffe's here; did you mean 'bottom'"),
+    ('layer { botom: "data" }', (1, 9), "unknown setting 'botom'; did you mean 'bottom'"),
     ('layer { type: "Crop"\n crop_param { offfset: 3 } }', (2, 15), "did you mean 'offset'"),
     ("layer { corp_param { offset: 3 } }", (1, 9), "did you mean 'crop_param'"),
-    ('layer { type: "Pooling" pooling_param { ceil_mode: false } }', (1, 41), "'ceil_mode' is no setting"),
-    ('net: "train.prototxt"\nbase_lr: 1e-10', (1, 1), "'net' is no setting"),
-    ("layer { name: 3 }", (1, 15), "'3' in place of a text in quotes"),
-    ('layer { name "x" }', (1, 14), "in place of ':'"),
+    ('layer { type: "Pooling" pooling_param { ceil_mode: false } }', (1, 41), "unknown setting 'ceil_mode'"),
+    ('net: "train.prototxt"\nbase_lr: 1e-10', (1, 1), "unknown setting 'net'"),
+    ("layer { name: 3 }", (1, 15), "Expected string but found: '3' at 'name: 3'"),
+    ('layer { name "x" }', (1, 14), "Expected \":\" at 'name \"x\"'"),
     ('layer { name: "x', (1, 15), "a string without its end"),
     ('layer { name: "x\n"', (1, 15), "a string without its end"),
     (r'layer { name: "\q" }', (1, 15), r"the escape '\q'"),
-    ('layer { name: "a" name: "b" }', (1, 19), "'name' for the second time"),
-    ("layer { lrn_param { } lrn_param { } }", (1, 23), "'lrn_param' for the second time"),
-    ("layer { crop_param { offset: -1 } }", (1, 30), "'offset' cannot be -1"),
-    ("layer { crop_param { offset: 4294967296 } }", (1, 30), "'offset' cannot be 4294967296"),
-    ("layer { crop_param { offset: 1.5 } }", (1, 30), "'1.5' in place of a whole number"),
-    (f"layer {{ crop_param {{ offset: {'9' * 5000} }} }}", (1, 30), "in place of a whole number"),
-    ("layer { crop_param { offset: [1 2] } }", (1, 33), "'2' in place of ',' or ']'"),
-    ("layer { scale_param { bias_term: yes } }", (1, 34), "'yes' in place of true or false"),
-    ("layer { lrn_param { alpha: big } }", (1, 28), "'big' in place of a number"),
-    ("layer { pooling_param { pool: MEAN } }", (1, 31), "'MEAN' is no pool of Caffe's; Caffe has MAX, AVE, STOCHASTIC"),
-    ("layer { lrn_param: 3 }", (1, 20), "'3' in place of '{'"),
-    ('layer { name: "x" >', (1, 19), "'>' in place of the name"),
+    ('layer { name: "a" name: "b" }', (1, 25), "should not have multiple \"name\" fields"),
+    ("layer { lrn_param { } lrn_param { } }", (1, 33), "should not have multiple \"lrn_param\" fields"),
+    ("layer { crop_param { offset: -1 } }", (1, 30), "Value out of range: -1 at 'offset: -1'"),
+    ("layer { crop_param { offset: 4294967296 } }", (1, 30), "Value out of range: 4294967296 at 'offset: 4294967296'"),
+    ("layer { crop_param { offset: 1.5 } }", (1, 30), "Couldn't parse integer: 1.5 at 'offset: 1.5'"),
+    (f"layer {{ crop_param {{ offset: {'9' * 5000} }} }}", (1, 30), "Couldn't parse integer: 9999"),
+    ("layer { crop_param { offset: [1 2] } }", (1, 33), "Expected \",\" at '1 2]'"),
+    ("layer { scale_param { bias_term: yes } }", (1, 34), "Expected \"true\" or \"false\" at 'bias_term: yes'"),
+    ("layer { lrn_param { alpha: big } }", (1, 28), "Couldn't parse float: big at 'alpha: big'"),
+    ("layer { pooling_param { pool: MEAN } }", (1, 31), "unknown PoolMethod 'MEAN'; use one of MAX, AVE, STOCHASTIC"),
+    ("layer: [{ }]", (1, 8), "'[' in place of '{'"),
+    ("layer { crop_param { offset: 1_0 } }", (1, 30), "unexpected '1'"),
+    ("[extension] { }", (1, 1), "'[' in place of the name of a setting"),
+    ("layer { lrn_param: 3 }", (1, 20), "Expected \"{\" at 'lrn_param: 3'"),
+    ('layer { name: "x" >', (1, 19), "'>' in place of '}'"),
     ("\n\n layer { lrn_param { alpha: 1 }", (3, 8), "'{' without its '}'"),
-    ("layer { param { lr_mult: 1", (1, 27), "the end of the file in place of '}'"),
+    ("layer { param { lr_mult: 1", (1, 15), "'{' without its '}'"),
     ("layer { param { lr_mult: 1 ] }", (1, 28), "']' in place of '}'"),
-    ("layer { phase: }", (1, 16), "'}' in place of a value"),
+    ("layer { phase: }", (1, 16), "unknown Phase '}'; use one of TRAIN, TEST"),
     ("name: 'x'\n<<<<<<< HEAD\n" + RELU, (2, 1), "'<' in place of the name of a setting"),
-    ("name: 'x' @", (1, 11), "'@', which no prototxt has here"),
-    ('layers { layer { name: "c" type: "conv" } }', (1, 16), "Caffe's oldest form (V0)"),
+    ("name: 'x' @", (1, 11), "unexpected '@'"),
+    ('layers { layer { name: "c" type: "conv" } }', (1, 10), "Caffe's oldest format (V0)"),
     ("layers { name: 'x' }", (1, 1), "layer 'x' has no type"),
-    ("layers { type: NONE }", (1, 16), "'NONE' is no type"),
+    ("layers { type: NONE }", (1, 16), "unknown LayerType 'NONE'"),
     (f"{RELU}layers {{ }}", (2, 1), "both `layer` and `layers`"),
     ('layer { type: "Convolution" convolution_param { num_output: 1 } }', (1, 1), "kernel_size is missing or 0"),
     ('layer { type: "Convolution" convolution_param { kernel_size: 1 } }', (1, 1), "num_output is missing or 0"),
     ('layer { type: "Pooling" pooling_param { kernel_size: 2 stride_h: 2 } }', (1, 1), "stride is missing or 0"),
     ('layer { type: "Pooling" pooling_param { kernel_size: 2 kernel_h: 2 } }', (1, 1), "given together with kernel_h"),
     ('layer { type: "Convolution" convolution_param { num_output: 4 kernel_size: 1 group: 0 } }', (1, 1), "group is"),
-    ('layer { type: "LRN" lrn_param { norm_region: 5 } }', (1, 1), "norm_region is 5, and Caffe knows ACROSS"),
+    ('layer { type: "LRN" lrn_param { norm_region: 5 } }', (1, 46), "unknown NormRegion '5'; use one of ACROSS"),
 ]  # fmt: skip
 
 

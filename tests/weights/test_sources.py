@@ -3,7 +3,7 @@
 import pytest
 import safetensors.torch
 import torch
-from caffe_files import write_caffemodel, write_prototxt
+from caffe_files import blob_bytes, field, write_caffemodel, write_prototxt
 from caffe_nets import RELEASED
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig
@@ -54,6 +54,42 @@ def test_what_comes_out_goes_in_again_and_begins_a_training(tmp_path):
     assert set(done.reshaped) == {"backbone.fc6.weight", "backbone.fc7.weight"}
     with pytest.raises(UsageError, match="says itself"):
         convert(tmp_path / "ours.safetensors", convention=CONVENTIONS["torchvision"])
+
+
+@pytest.mark.parametrize("layer_field, name_field, blobs_field", [(100, 1, 7), (2, 4, 6)])
+def test_a_caffemodel_of_names_and_blobs_alone_is_read_with_its_prototxt(
+    tmp_path, layer_field, name_field, blobs_field
+):
+    layers = RELEASED["voc-fcn8s"](double=False, few=4)
+    write_prototxt(tmp_path / "deploy.prototxt", layers, [("data", (1, 3, 40, 50))])
+    write_caffemodel(tmp_path / "whole.caffemodel", layers)
+    bare = tmp_path / "bare.caffemodel"
+    contents = [
+        field(name_field, one["name"].encode())
+        + b"".join(field(blobs_field, blob_bytes(blob)) for blob in one.get("blobs", ()))
+        for one in layers
+    ]
+    bare.write_bytes(b"".join(field(layer_field, content) for content in contents))
+    whole = convert(tmp_path / "whole.caffemodel", prototxt=tmp_path / "deploy.prototxt")
+    found = convert(bare, prototxt=tmp_path / "deploy.prototxt")
+    assert found.header.model == whole.header.model and found.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    with pytest.raises(UsageError, match="bare"):  # it does not say what its layers compute
+        convert(bare)
+    partial = [one for one in contents if b"score_pool3" not in one]
+    bare.write_bytes(b"".join(field(layer_field, content) for content in partial))
+    with pytest.raises(UsageError, match="no weights for layer 'score_pool3'"):
+        convert(bare, prototxt=tmp_path / "deploy.prototxt")
+
+
+def test_settings_of_the_caffemodel_do_not_matter_beside_its_prototxt(tmp_path):
+    layers = RELEASED["voc-fcn32s"](double=False, few=4)
+    write_prototxt(tmp_path / "deploy.prototxt", layers, [("data", (1, 3, 40, 50))])
+    without = [{**one, "convolution_param": {}} if "convolution_param" in one else one for one in layers]
+    write_caffemodel(tmp_path / "n.caffemodel", without)
+    with pytest.raises(UsageError, match="num_output is missing"):
+        convert(tmp_path / "n.caffemodel")
+    assert convert(tmp_path / "n.caffemodel", prototxt=tmp_path / "deploy.prototxt").header.model.stride == 32
 
 
 def test_an_fcn_of_caffe_becomes_a_file_that_segments(tmp_path):

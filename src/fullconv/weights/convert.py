@@ -24,7 +24,7 @@ from fullconv.models.fcn import FCN
 from fullconv.models.trace import symbolic_trace
 from fullconv.models.variants import first_convolution
 from fullconv.weights.caffe import to_fcn as caffe
-from fullconv.weights.caffe.caffemodel import read_caffemodel
+from fullconv.weights.caffe.caffemodel import read_blobs, read_caffemodel
 from fullconv.weights.caffe.prototxt import read_prototxt
 from fullconv.weights.caffe.recognize import recognize
 from fullconv.weights.checkpoint import Header, load
@@ -97,9 +97,10 @@ def convert_zoo(name: str, labels: LabelSpace | None = None) -> Converted:
 def _from_caffe(
     source: Path, prototxt: Path | None, convention: InputConvention | None, labels: LabelSpace | None
 ) -> Converted:
-    net = read_caffemodel(source)
-    if prototxt is not None:
-        net = caffe.with_weights(read_prototxt(prototxt), net, str(source))
+    if prototxt is None:
+        net = read_caffemodel(source)
+    else:
+        net = caffe.with_weights(read_prototxt(prototxt), read_blobs(source), str(source))
     found = recognize(net, str(source))
     tensors, did = caffe.state_dict(found, str(source))
     tensors = {name: tensor.float() for name, tensor in tensors.items()}

@@ -1,97 +1,229 @@
-"""Reads .caffemodel files: a net with its weights, in protobuf's binary form.
+"""Reads .caffemodel files: a net with its weights, in protobuf's binary format.
 
-The outer levels are walked here (`wire`), so that weights stay where they are in the file; protobuf reads what is
-left of each layer, its settings.
+protobuf parses everything but the weights. Parsed by protobuf, weights take memory three times: the file, the message
+and the array. So the fields of the net, its layers and their blobs are walked here, weights become views of the
+mapped file, and protobuf receives the rest, of which `LIMITS` bounds the size: a message takes many times the memory
+of its bytes.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from fullconv.errors import UsageError
-from fullconv.weights.caffe.file_kind import head_of, is_text, unreadable
-from fullconv.weights.caffe.net import MAX_LAYERS, Layer, Net, inputs_of, layer_of, text_of
-from fullconv.weights.caffe.schema import FIELDS, MESSAGES
-from fullconv.weights.caffe.wire import BYTES, Found, Wire, blob
+from fullconv.weights.caffe.net import (
+    MAX_LAYERS,
+    Layer,
+    Net,
+    check_file,
+    inputs_of,
+    layer_of,
+    text_of,
+    unreadable,
+)
+from fullconv.weights.caffe.schema import MESSAGES
 
 MAX_BYTES = 2**31 - 1
-"""Protobuf writes no larger file."""
+"""protobuf writes no larger file."""
 
-LAYERS = {FIELDS["Net"]["layer"].number: "Layer", FIELDS["Net"]["layers"].number: "V1Layer"}
+LIMITS = {"fields": 100_000, "layers": MAX_LAYERS, "blobs": 20_000, "bytes of settings": 2**20}
+"""Bounds of what becomes Python objects; a layer has some ten fields, two blobs and a hundred bytes of settings."""
+
+MAX_AXES, MAX_VALUES = 32, 2**31 - 1
+"""Caffe's own bounds of a blob."""
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""protobuf's wire types; groups (3, 4) went out of use before Caffe was written."""
+
+FORMATS = {100: "Layer", 2: "V1Layer"}
+WALKED = {
+    "Net": {100: "layers", 2: "layers"},
+    "Layer": {7: "blobs"},
+    "V1Layer": {6: "blobs", 1: "a V0 layer"},
+    "Blob": {5: "<f4", 6: "<f4", 8: "<f8", 9: "<f8"},  # data, diff, double_data, double_diff
+}
+"""The fields of each message that protobuf does not parse: what they are, for numbers their type."""
 
 
 def read_caffemodel(path: Path) -> Net:
-    """The net in a .caffemodel, with its weights.
+    """Read the net in a .caffemodel, with its weights.
 
-    The file is mapped into memory, and the blobs are views of it: nothing may write into it while they are in use. Of
-    the three forms that Caffe had, today's (`layer`) and the one before it (`layers`) are read. A type that is not in
-    `SETTINGS` comes with its name and without params.
+    The file is mapped into memory, and the blobs are views of it: nothing may write into it while they are in use.
+    Two of Caffe's three formats are read, today's (`layer`) and the one before it (`layers`). A layer whose type is
+    not in `SETTINGS` has no params.
 
-    Raises `UsageError` with the byte offset for a damaged file, and naming what it is for anything else.
+    Raises:
+        UsageError: The file is damaged (the message states the byte offset) or is not a .caffemodel.
+
     """
-    head = head_of(path, ".caffemodel", MAX_BYTES)
-    if is_text(head):
-        raise UsageError(f"{path}: a text file (a prototxt?), not a .caffemodel; give the file with the weights")
-    try:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as problem:
-        raise unreadable(path, problem) from None
-    return _net(Wire(memoryview(data), str(path)))
-
-
-def _net(wire: Wire) -> Net:
+    file = _File(path)
+    head, fields = file.net()
     layers: list[Layer] = []
-    forms: set[str] = set()
-    rest: list[slice] = []
-    for found in wire.fields(0, len(wire.data)):
-        form = LAYERS.get(found.number)
-        if form is None:
-            rest.append(wire.setting(found))
-            continue
-        if found.kind != BYTES:
-            raise wire.wrong(found.at, f"a layer with wire type {found.kind}")
-        layers.append(_layer(wire, found, form))
-        forms.add(form)
-        if len(layers) > MAX_LAYERS:
-            raise wire.wrong(found.at, f"more than {MAX_LAYERS:,} layers")
-        if len(forms) > 1:
-            raise wire.wrong(found.at, "both `layer` and `layers`, and Caffe takes one of them")
-    if not layers:
-        raise wire.wrong(0, "no layers")
-    head = _message(wire, "Net", rest)
-    place = f"offset {rest[0].start if rest else 0}"
-    return Net(text_of(head.name), tuple(layers), inputs_of(head, layers, wire.name, place))
+    for message, blobs, at in file.layers(fields):
+        layers.append(layer_of(message, f"{path}: offset {at}", f"offset {at}", blobs))
+    return Net(text_of(head.name), tuple(layers), inputs_of(head, layers, str(path), "offset 0"))
 
 
-def _layer(wire: Wire, layer: Found, form: str) -> Layer:
-    """The layer in a field, its weights as views."""
-    blobs: list[np.ndarray] = []
-    rest: list[slice] = []
-    for found in wire.fields(layer.start, layer.end):
-        if form == "V1Layer" and found.number == FIELDS[form]["layer"].number:
-            raise UsageError(
-                f"{wire.name}: offset {found.at}: a layer in Caffe's oldest form (V0); "
-                "bring the file up to date with Caffe's upgrade_net_proto_binary"
-            )
-        if found.number != FIELDS[form]["blobs"].number:
-            rest.append(wire.setting(found))
-        elif found.kind == BYTES:
-            blobs.append(blob(wire, found.start, found.end))
-        else:
-            raise wire.wrong(found.at, f"a blob with wire type {found.kind}")
-    place = f"offset {layer.at}"
-    return layer_of(_message(wire, form, rest), f"{wire.name}: {place}", place, tuple(blobs))
+def read_blobs(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
+    """Read the weights alone, by the names of their layers, which need no type and no settings.
+
+    Raises:
+        UsageError: As `read_caffemodel`.
+
+    """
+    file = _File(path)
+    return {text_of(message.name): blobs for message, blobs, _ in file.layers(file.net()[1]) if blobs}
 
 
-def _message(wire: Wire, kind: str, parts: list[slice]) -> Any:
-    """The protobuf message that these fields are."""
-    try:
-        return MESSAGES[kind].FromString(b"".join(wire.data[part] for part in parts))
-    except DecodeError:
-        raise wire.wrong(parts[0].start, f"no {kind} that protobuf can read") from None
+class _Field(NamedTuple):
+    """A field in the file, or a run of equal ones: where its tag and its content begin, and where it ends."""
+
+    number: int
+    wire_type: int
+    at: int
+    start: int
+    end: int
+
+
+class _File:
+    def __init__(self, path: Path) -> None:
+        check_file(path, ".caffemodel", MAX_BYTES)
+        try:
+            with path.open("rb") as file:
+                self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as problem:
+            raise unreadable(path, problem) from None
+        self.path, self.bytes = path, np.frombuffer(self.data, np.uint8)
+        self.counts, self.window = dict.fromkeys(LIMITS, 0), 16
+
+    def wrong(self, at: int, what: str) -> UsageError:
+        return UsageError(f"{self.path}: offset {at}: {what}; the file is damaged or no .caffemodel, take another copy")
+
+    def count(self, at: int, what: str, more: int = 1) -> None:
+        self.counts[what] += more
+        if self.counts[what] > LIMITS[what]:
+            raise self.wrong(at, f"more than {LIMITS[what]:,} {what}")
+
+    def varint(self, at: int, end: int) -> tuple[int, int]:
+        """Return the number at an offset, and the offset behind it."""
+        value = 0
+        for place, byte in enumerate(self.data[at : min(at + 10, end)]):
+            value |= (byte & 127) << 7 * place
+            if byte < 128:
+                return value & (2**64 - 1), at + place + 1
+        raise self.wrong(at, "a number of more than 10 bytes" if at + 10 <= end else "the bytes end within a number")
+
+    def field(self, at: int, end: int) -> _Field:
+        self.count(at, "fields")
+        tag, start = self.varint(at, end)
+        number, wire_type = tag >> 3, tag & 7
+        if not 1 <= number < 2**29:
+            raise self.wrong(at, f"a field of number {number}")
+        size = {FIXED64: 8, FIXED32: 4}.get(wire_type, 0)
+        if wire_type == VARINT:
+            size = self.varint(start, end)[1] - start
+        elif wire_type == BYTES:
+            size, start = self.varint(start, end)
+        elif not size:
+            raise self.wrong(at, f"wire type {wire_type}, which Caffe's files do not have")
+        if start + size > end:
+            raise self.wrong(at, f"field {number} wants {size:,} bytes and {end - start:,} are left")
+        return _Field(number, wire_type, at, start, start + size)
+
+    def parse(self, kind: str, start: int, end: int) -> tuple[Any, list[_Field]]:
+        """Parse the message between two offsets, but for the fields in `WALKED`, which are returned."""
+        fields: list[_Field] = []
+        rest: list[memoryview] = []
+        at = start
+        while at < end:
+            field = self.field(at, end)
+            walked = WALKED[kind].get(field.number)
+            if walked is None:
+                self.count(at, "bytes of settings", field.end - at)
+                rest.append(self.data[at : field.end])
+            elif field.wire_type == BYTES or (walked, field.wire_type) in (("<f4", FIXED32), ("<f8", FIXED64)):
+                if walked in LIMITS:
+                    self.count(at, walked)
+                fields.append(field := self.run(field, end))
+            else:
+                raise self.wrong(at, f"field {field.number} of a {kind} with wire type {field.wire_type}")
+            at = field.end
+        try:
+            return MESSAGES[kind].FromString(b"".join(rest)), fields
+        except DecodeError:
+            raise self.wrong(start, f"no {kind} that protobuf can read") from None
+
+    def run(self, field: _Field, end: int) -> _Field:
+        """Extend an unpacked number by those behind it, looking ahead twice as far while there is no other field."""
+        if field.wire_type == BYTES or field.start != field.at + 1:
+            return field
+        step = field.end - field.at
+        tags = self.bytes[field.at : field.at + step * min((end - field.at) // step, self.window) : step]
+        count = int(np.argmin(np.append(tags == tags[0], False)))
+        self.window = 2 * self.window if count == self.window else 16
+        return field._replace(end=field.at + step * count)
+
+    def net(self) -> tuple[Any, list[_Field]]:
+        """Parse the net; return its message without layers, and the fields of the layers."""
+        head, fields = self.parse("Net", 0, len(self.data))
+        if not fields:
+            raise self.wrong(0, "no layers")
+        for field in fields:
+            if field.number != fields[0].number:
+                raise self.wrong(field.at, "both `layer` and `layers`, and Caffe takes one of them")
+        return head, fields
+
+    def layers(self, fields: list[_Field]) -> Iterator[tuple[Any, tuple[np.ndarray, ...], int]]:
+        """Yield the message, the blobs and the offset of every layer."""
+        for field in fields:
+            message, blobs = self.parse(FORMATS[field.number], field.start, field.end)
+            for blob in blobs:
+                if blob.number == 1:
+                    raise UsageError(
+                        f"{self.path}: offset {blob.at}: a layer in Caffe's oldest format (V0); "
+                        "bring the file up to date with Caffe's upgrade_net_proto_binary"
+                    )
+            yield message, tuple(self.blob(blob.start, blob.end) for blob in blobs), field.at
+
+    def blob(self, start: int, end: int) -> np.ndarray:
+        """Return a blob in the shape that it states.
+
+        Packed values are a read-only view of the file; others are copied once. `double_data` wins over `data`, and a
+        shape of num, channels, height and width over a BlobShape, as in Caffe.
+        """
+        message, fields = self.parse("Blob", start, end)
+        for part in (message, message.shape):
+            for other in UnknownFieldSet(part):  # where protobuf puts known fields of a wrong wire type
+                if known := part.DESCRIPTOR.fields_by_number.get(other.field_number):
+                    raise self.wrong(start, f"{known.full_name[6:]} with wire type {other.wire_type}")
+        pieces = {number: [self.values(f) for f in fields if f.number == number] for number in WALKED["Blob"]}
+        number = 8 if any(map(len, pieces[8])) else 5
+        parts = [piece for piece in pieces[number] if len(piece)] or [np.empty((0, 8), np.uint8)]
+        values = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(-1).view(WALKED["Blob"][number])
+        legacy = {name: getattr(message, name) for name in ("num", "channels", "height", "width")}
+        dims = tuple(legacy.values() if any(map(message.HasField, legacy)) else message.shape.dim)
+        if len(dims) > MAX_AXES:
+            raise self.wrong(start, f"a blob of more than {MAX_AXES} axes")
+        if math.prod(dim for dim in dims if dim) > MAX_VALUES:
+            raise self.wrong(start, f"a blob of shape {dims}, more than {MAX_VALUES:,} values")
+        if min(dims, default=0) < 0 or math.prod(dims) != len(values):
+            raise self.wrong(start, f"a blob of shape {dims} and {len(values):,} values")
+        return values.reshape(dims)
+
+    def values(self, field: _Field) -> np.ndarray:
+        """Return the bytes of values, one row each."""
+        width = int(WALKED["Blob"][field.number][2:])
+        if field.wire_type != BYTES:
+            tag = field.start - field.at
+            return self.bytes[field.at : field.end].reshape(-1, tag + width)[:, tag:]
+        if (length := field.end - field.start) % width:
+            raise self.wrong(field.at, f"{length:,} bytes of values that take {width} bytes each")
+        return self.bytes[field.start : field.end].reshape(-1, width)

@@ -1,22 +1,24 @@
-"""A Caffe net as plain records, whichever of Caffe's forms it was written in."""
+"""A Caffe net as plain records, whichever of Caffe's formats it was written in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from fullconv.errors import UsageError, shown
-from fullconv.weights.caffe.schema import ENUMS, FIELDS, MESSAGES, V1_TYPES, Field
+from fullconv.weights.caffe.schema import ENUMS, MESSAGES, USED, V1_TYPES
+from fullconv.weights.pretrained import other_than_weights
 
 MAX_LAYERS = 10_000
-"""The largest nets that were released have some hundred."""
+"""The largest released nets have some hundred."""
 
 SOURCES = ("Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "Python", "WindowData")
-"""The types that need no bottom: they bring images and labels in."""
+"""The layer types that need no bottom: they bring in images and labels."""
 
 LOSSES = (
     "ContrastiveLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss",
@@ -26,49 +28,33 @@ LOSSES = (
 SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(SOURCES, ("transform_param",)),
     **dict.fromkeys(LOSSES, ("loss_param",)),
-    "Accuracy": ("accuracy_param",),
-    "BatchNorm": ("batch_norm_param",),
-    "Bias": ("bias_param",),
-    "Concat": ("concat_param",),
-    "Convolution": ("convolution_param",),
-    "Crop": ("crop_param",),
+    **dict.fromkeys(("HDF5Output", "Silence", "Split"), ()),
+    **{f.message_type.name: (f.name,) for f in MESSAGES["Layer"].DESCRIPTOR.fields if f.message_type},
     "Deconvolution": ("convolution_param",),
-    "Dropout": ("dropout_param",),
-    "Eltwise": ("eltwise_param",),
-    "Flatten": ("flatten_param",),
-    "HDF5Output": (),
-    "InnerProduct": ("inner_product_param",),
-    "Input": ("input_param",),
-    "LRN": ("lrn_param",),
-    "Pooling": ("pooling_param",),
-    "Power": ("power_param",),
-    "Python": ("python_param",),
-    "ReLU": ("relu_param",),
-    "Scale": ("scale_param",),
-    "Silence": (),
-    "Slice": ("slice_param",),
-    "Softmax": ("softmax_param",),
     "SoftmaxWithLoss": ("softmax_param", "loss_param"),
-    "Split": (),
 }
-"""The layer types that are read, and where each keeps its settings."""
+for _other in ("Skipped", "Rule", "Transform", "Loss"):
+    del SETTINGS[_other]
+"""The layer types that are read, and the fields with the settings of each."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a net.
+    """A layer of a net.
 
-    type: today's name (``Convolution``), also where the file has the old numbers; any other text stays as it is.
-    params: the settings of its type by the prototxt's names, with Caffe's defaults filled in, None where Caffe has
-        none. `kernel_size`, `stride`, `pad` and `dilation` are (height, width) however they were written; the kernel
-        is (0, 0) where the pooling is global. Repeated settings are tuples, empty where the file has none (the
-        `offset` of a Crop: Caffe takes 0 there, the branch on which the FCNs were made computed it).
-    blobs: its weights in the order and shape of the file, float32 (float64 for double_data): read-only views of the
-        file that may lie at odd addresses, so copy what is to be kept. () in a prototxt.
-    train_only: no net of the test phase has this layer.
-    unknown: settings in its own parameters that Caffe's format does not have (`pooling_param.14`, a fork's); they
-        may change what it computes. Empty in a prototxt, where they are refused.
-    place: where it begins, for messages: ``line 7, column 1`` or ``offset 4711``.
+    Attributes:
+        type: Today's name (``Convolution``), even if the file has the old numbers; any other text is kept unchanged.
+        params: The settings of its type by their names in a prototxt, with Caffe's defaults filled in, None if Caffe
+            has none. `kernel_size`, `stride`, `pad` and `dilation` are (height, width) however they were written; the
+            kernel of a global pooling is (0, 0). Repeated settings are tuples, empty if the file has none (the
+            `offset` of a Crop: Caffe uses 0, the branch on which the FCNs were made computed it).
+        blobs: Its weights in the order and shape of the file, float32 (float64 for double_data): read-only views of
+            the file, possibly unaligned, so copy what is to be kept. Empty in a prototxt.
+        train_only: Whether no net of the test phase contains this layer.
+        unknown: Settings in its own parameters that Caffe's format does not have (`pooling_param.14`, a fork's); they
+            may change what it computes. Empty in a prototxt, where they are refused.
+        place: Where it begins, for messages: ``line 7, column 1`` or ``offset 4711``.
+
     """
 
     name: str
@@ -84,7 +70,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Net:
-    """The layers of a net in their order, and the blobs that are given to it with their shapes (() where unsaid)."""
+    """The layers of a net in order, and its input blobs with their shapes, () if the file states none."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -92,7 +78,7 @@ class Net:
 
 
 def text_of(data: bytes) -> str:
-    r"""A string of the file; bytes that are no UTF-8 as escapes.
+    r"""Decode a string of the file; bytes that are not UTF-8 become escapes.
 
     >>> print(text_of(b"conv1 \xff"))
     conv1 \xff
@@ -101,29 +87,63 @@ def text_of(data: bytes) -> str:
 
 
 def brief(name: object) -> str:
-    """A name of the file as it stands in messages: in one line, and not a long one."""
+    """Shorten a name of the file to what fits in a one-line message."""
     return shown(str(name)[:60])
 
 
-def layer_of(message: Any, where: str, place: str, blobs: tuple[np.ndarray, ...] = ()) -> Layer:
-    """The record of a layer from its protobuf message, of today's form or the old one.
+def check_file(path: Path, wanted: str, limit: int) -> None:
+    """Refuse what is clearly not the `wanted` kind of file, ".prototxt" or ".caffemodel", of at most `limit` bytes."""
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path}: it is a folder; give the {wanted} file in it")
+        if not path.is_file():
+            raise UsageError(f"{path}: there is no such file; check the path")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except (OSError, ValueError) as problem:
+        raise unreadable(path, problem) from None
+    if size > limit:
+        raise UsageError(f"{path}: {size:,} bytes, and a {wanted} file has at most {limit:,}; is it the file you mean?")
+    if other := other_than_weights(head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64]):
+        cure = "run git lfs pull" if "git-lfs" in other else "fetch it again (a failed download?)"
+        raise UsageError(f"{path}: {other}, not a {wanted} file; {cure}")
+    if head.startswith(b"\x89HDF"):
+        raise UsageError(f"{path}: an HDF5 snapshot; save the net with snapshot_format: BINARYPROTO")
+    # Every layer of a .caffemodel begins with a control byte that is not a tab or a line end.
+    is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in head)
+    if is_text and wanted == ".caffemodel":
+        raise UsageError(f"{path}: a text file (a prototxt?), not a .caffemodel; give the file with the weights")
+    if not is_text and wanted == ".prototxt":
+        raise UsageError(f"{path}: a binary file (a .caffemodel?), not a .prototxt; give the net as text")
 
-    `where` begins the message of the `UsageError` for settings that Caffe refuses too (no kernel, a stride of 0).
+
+def unreadable(path: Path, problem: Exception) -> UsageError:
+    """Return the error for a file that the system does not let us read."""
+    reason = getattr(problem, "strerror", None) or problem
+    return UsageError(f"{path}: it cannot be read ({reason}); check the path and its permissions")
+
+
+def layer_of(message: Any, where: str, place: str, blobs: tuple[np.ndarray, ...] = ()) -> Layer:
+    """Build the record of a layer from its protobuf message, of today's format or the old one.
+
+    Args:
+        message: A ``Layer`` or ``V1Layer`` of `MESSAGES`.
+        where: How the message of an error begins.
+        place: Where the layer begins in the file.
+        blobs: Its weights.
+
+    Raises:
+        UsageError: Caffe refuses the settings too (no kernel, a stride of 0).
+
     """
-    fields = FIELDS[message.DESCRIPTOR.name]
-    old = fields["type"].kind == "LayerType"
-    if old:
-        kind = V1_TYPES[message.type][1] if message.type in V1_TYPES else f"V1 type {message.type}"
-        kind = kind if message.HasField("type") else ""
-    else:
-        kind = text_of(message.type)
-    name = text_of(message.name)
+    kind, name = _type(message), text_of(message.name)
     params: dict[str, Any] = {}
     unknown: list[str] = []
     try:
         for part in SETTINGS.get(kind, ()):
-            # The old form has no place for some settings (of Crop): their defaults then.
-            given = getattr(message, part) if part in fields else MESSAGES[FIELDS["Layer"][part].kind]()
+            # The old format lacks some settings (those of Crop); they have their defaults then.
+            given = getattr(message if hasattr(message, part) else MESSAGES["Layer"](), part)
             params |= _settings(given)
             unknown += [f"{part}.{number}" for number in _unknown(given)]
     except ValueError as problem:
@@ -133,9 +153,11 @@ def layer_of(message: Any, where: str, place: str, blobs: tuple[np.ndarray, ...]
 
 
 def inputs_of(head: Any, layers: Iterable[Layer], where: str, place: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The blobs that are given to a net: those that its head names, at a `place`, and the tops of its Input layers.
+    """Return the inputs of a net, with their shapes: those that its head names, and the tops of its Input layers.
 
-    Raises `UsageError`, which begins with `where`, when names and shapes do not fit each other.
+    Raises:
+        UsageError: Names and shapes do not match. `where` begins the message, `place` locates the head.
+
     """
     names = [text_of(name) for name in head.input]
     shapes = [tuple(shape.dim) for shape in head.input_shape]
@@ -156,65 +178,60 @@ def inputs_of(head: Any, layers: Iterable[Layer], where: str, place: str) -> tup
     return tuple(found)
 
 
-def _value(field: Field, value: Any) -> Any:
-    """A value of a message as a plain one."""
-    if field.kind == "BlobShape":
-        return tuple(value.dim)
-    if field.kind in FIELDS:
-        return {inner.name: _setting(value, inner) for inner in FIELDS[field.kind].values() if inner.kind != "-"}
-    if field.kind == "string":
-        return text_of(value)
-    if field.kind == "float":
-        return float(str(np.float32(value)))  # the number as it was written, 0.0001, and not its binary neighbour
-    if field.kind in ENUMS:
-        names = {number: name for name, number in ENUMS[field.kind].items()}
-        if value not in names:
-            raise ValueError(f"{field.name} is {value}, and Caffe knows {', '.join(ENUMS[field.kind])}")
-        return names[value]
-    return value
+def _type(message: Any) -> str:
+    """Return the type of a layer by today's name; empty if it has none."""
+    kind = message.DESCRIPTOR.fields_by_name["type"]
+    if not kind.enum_type:
+        return text_of(message.type)
+    if message.HasField("type"):
+        return V1_TYPES[message.type][1]
+    # protobuf keeps the unknown values of an enumeration as unknown fields.
+    return "".join(f"V1 type {f.data}" for f in list(UnknownFieldSet(message))[-1:] if f.field_number == kind.number)
 
 
-def _default(field: Field) -> Any:
-    if field.default is None or field.kind in ENUMS or field.kind == "string":
-        return field.default
-    if field.kind == "bool":
-        return field.default == "true"
-    return float(field.default) if field.kind == "float" else int(field.default)
+def _values(message: Any) -> dict[str, Any]:
+    """Return the used fields of a message as plain values, with Caffe's defaults."""
 
+    def plain(value: Any) -> Any:
+        if described.message_type:
+            return tuple(value.dim) if described.message_type.name == "BlobShape" else _values(value)
+        if described.enum_type:
+            return described.enum_type.values_by_number[value].name
+        if isinstance(value, float):
+            return float(str(np.float32(value)))  # the number as it was written, 0.0001, not its binary neighbour
+        return text_of(value) if isinstance(value, bytes) else value
 
-def _setting(message: Any, field: Field) -> Any:
-    value = getattr(message, field.name)
-    if field.repeated:
-        return tuple(_value(field, item) for item in value)
-    # Settings within settings are never missing: those of a filler all have defaults.
-    return _value(field, value) if field.kind in FIELDS or message.HasField(field.name) else _default(field)
+    values: dict[str, Any] = {}
+    for name in USED[message.DESCRIPTOR.name]:
+        described, value = message.DESCRIPTOR.fields_by_name[name], getattr(message, name)
+        if hasattr(value, "append"):
+            values[name] = tuple(map(plain, value))
+        else:
+            given = described.message_type or described.has_default_value or message.HasField(name)
+            values[name] = plain(value) if given else None
+    return values
 
 
 def _settings(message: Any) -> dict[str, Any]:
-    """All settings of one ``*_param``, in the forms that `Layer` promises; ValueError for what Caffe refuses."""
-    kind = message.DESCRIPTOR.name
-    values = {f.name: _setting(message, f) for f in FIELDS[kind].values() if f.kind != "-"}
+    """Return the settings of one ``*_param`` as `Layer` describes them; ValueError for what Caffe refuses."""
+    values = _values(message)
     for alias in ("concat_dim", "slice_dim"):
         if (axis := values.pop(alias, None)) is not None:
             values["axis"] = axis
-    if kind == "Scale" and not message.HasField("filler"):
+    if message.DESCRIPTOR.name == "Scale" and not message.HasField("filler"):
         values["filler"] = {"type": "constant", "value": 1.0}
-    if kind in ("Convolution", "Pooling"):
-        values["kernel_size"] = _pair(values, "kernel_size", "kernel", 0)
-        values["stride"] = _pair(values, "stride", "stride", 1)
-        values["pad"] = _pair(values, "pad", "pad", 0)
-    if kind == "Convolution":
-        values["dilation"] = _pair(values, "dilation", "dilation", 1)
+    windows = (("kernel_size", "kernel", 0), ("stride", "stride", 1), ("pad", "pad", 0), ("dilation", "dilation", 1))
+    values |= {name: _pair(values, name, stem, default) for name, stem, default in windows if name in values}
     for name in ("num_output", "kernel_size", "stride", "dilation", "group", "local_size"):
         numbers = values.get(name, 1)
-        whole_map = name == "kernel_size" and values.get("global_pooling")
-        if not all(numbers if isinstance(numbers, tuple) else (numbers,)) and not whole_map:
+        global_kernel = name == "kernel_size" and values.get("global_pooling")
+        if not all(numbers if isinstance(numbers, tuple) else (numbers,)) and not global_kernel:
             raise ValueError(f"{name} is missing or 0")
     return values
 
 
 def _pair(values: dict[str, Any], name: str, stem: str, default: int) -> tuple[int, ...]:
-    """The (height, width) of a window's setting, from one number, one per axis, or the _h and _w of 2-D layers."""
+    """Return a setting of a window as (height, width), from one number, one per axis, or its _h and _w."""
     given, high, wide = values[name], values.pop(f"{stem}_h", None), values.pop(f"{stem}_w", None)
     sizes = given if isinstance(given, tuple) else () if given is None else (given,)
     if (high, wide) != (None, None):
@@ -225,13 +242,19 @@ def _pair(values: dict[str, Any], name: str, stem: str, default: int) -> tuple[i
 
 
 def _unknown(message: Any) -> list[int]:
-    """The numbers of the settings in a message that caffe.proto does not have."""
-    known = {field.number for field in FIELDS[message.DESCRIPTOR.name].values()}
-    return sorted({found.field_number for found in UnknownFieldSet(message)} - known)
+    """Return the numbers of the fields of a message that Caffe does not have; ValueError for a value it does not."""
+    described = message.DESCRIPTOR
+    found = {other.field_number: other.data for other in UnknownFieldSet(message)}
+    for number in found.keys() & described.fields_by_number.keys():
+        known = described.fields_by_number[number]
+        if known.name in USED[described.name]:
+            values = ", ".join(known.enum_type.values_by_name) if known.enum_type else "another type"
+            raise ValueError(f"{known.name} is {brief(found[number])}, and Caffe knows {values}")
+    return sorted(found.keys() - described.fields_by_number.keys())
 
 
 def _train_only(message: Any) -> bool:
-    """Whether the rules of a layer keep it out of every net of the test phase, whatever its stages and levels.
+    """Return whether the rules of a layer keep it out of every net of the test phase, whatever its stages and levels.
 
     Its own `phase` says nothing: Caffe sets it in every layer of a trained net.
     """

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +22,19 @@ from fullconv.weights.caffe.recognize import Recognized, dense_upsampling
 from fullconv.weights.caffe.reference import ENDS, run
 
 
-def with_weights(graph: Net, weights: Net, where: str) -> Net:
-    """The layers of a prototxt with the weights of a caffemodel, by name, as Caffe itself brings them together.
+def with_weights(graph: Net, weights: Mapping[str, tuple[np.ndarray, ...]], where: str) -> Net:
+    """Give the layers of a prototxt the blobs of a caffemodel, by name, as Caffe does.
 
-    Raises `UsageError` for a layer of the prototxt that the other file has no weights for.
+    Args:
+        graph: The net of the prototxt.
+        weights: The blobs of the caffemodel by layer, as `read_blobs` returns them.
+        where: The caffemodel, for errors.
+
+    Raises:
+        UsageError: A layer of the prototxt has no weights in the caffemodel.
+
     """
-    blobs = {layer.name: layer.blobs for layer in weights.layers if layer.blobs}
-    layers = [replace(layer, blobs=blobs.get(layer.name, ())) for layer in graph.layers]
+    layers = [replace(layer, blobs=weights.get(layer.name, ())) for layer in graph.layers]
     for layer in layers:
         if layer.type in ("Convolution", "Deconvolution", "InnerProduct") and not layer.blobs and not layer.train_only:
             raise UsageError(
