@@ -102,8 +102,8 @@ def test_pytorch_reads_it_with_weights_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content, words",
     [
-        ({"a": torch.ones(1), "epoch": 3}, "its entry 'epoch' is no tensor (it is of type int)"),
-        ({"state_dict": {"a": torch.ones(1), "b": [1]}}, "its entry 'b' is no tensor"),
+        ({"a": torch.ones(1), "epoch": 3}, "its entry 'epoch' is not a tensor (it is of type int)"),
+        ({"state_dict": {"a": torch.ones(1), "b": [1]}}, "its entry 'b' is not a tensor"),
         ({"a": None}, "of type NoneType"),
         ({0: torch.ones(1)}, "its entry '0'"),
         ({"two\nlines": 1}, r"'two\nlines'"),

@@ -13,6 +13,16 @@ from pytorch_files import OLD, SMALL, craft, deflated, instructions, plain, refu
 from fullconv.weights.torch_file import MOST_PARTS, read_state_dict
 
 
+def craft_nested():
+    """An archive whose second part lies, with its header, in the bytes of the first."""
+    inner = craft([("x/data/1", bytes(16), 0, None, None)])
+    inner = inner[: inner.index(b"PK\1\2")]
+    whole = craft([*plain(data=inner), ("x/data/1", bytes(16), 0, None, None)])
+    entry = whole.rindex(b"PK\1\2")
+    at = whole.index(inner).to_bytes(4, "little")
+    return whole[: entry + 42] + at + whole[entry + 46 :]
+
+
 def many_views(count):
     whole = torch.zeros(1000)
     return {f"{i}": whole[i:] for i in range(count)}
@@ -24,6 +34,7 @@ BOMBS = {
     "compressed pickle": (lambda: craft([("x/data.pkl", deflated(64), 8, 64 << 20, None)]), "is compressed"),
     "larger than the file": (lambda: craft([*plain()[:1], ("x/data/0", bytes(16), 0, 1 << 31, None)]), "overlaps"),
     "overlap": (lambda: craft([*plain(), ("x/data/1", bytes(16), 0, None, "x/data/0")]), "overlaps"),
+    "a part in a part": (craft_nested, "overlaps"),
     "a part twice": (lambda: craft([*plain(), *plain()]), "lists a part twice"),
     "a part in capitals": (lambda: craft([*plain(), ("X/DATA/0", b"", 0, None, None)]), "lists a part twice"),
     "miscounted": (lambda: craft(plain(), count=1), "lists a part twice"),
