@@ -190,6 +190,12 @@ def test_settings_that_caffe_refuses_have_an_offset(tmp_path):
         read(tmp_path, wrong)
 
 
+def test_a_setting_of_a_wrong_type_is_not_left_at_its_default(tmp_path):
+    wrong = field(1, 4) + field(4, 3) + field(2, b"no bool")
+    with pytest.raises(UsageError, match="offset 0: layer '': bias_term has a value of another type"):
+        read(tmp_path, field(100, field(2, b"Convolution") + field(106, wrong)))
+
+
 def test_only_one_form_at_a_time(tmp_path):
     with pytest.raises(UsageError, match="offset 4: both"):
         read(tmp_path, field(2, field(4, b"")) + field(100, b""))

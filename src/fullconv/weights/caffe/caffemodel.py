@@ -21,7 +21,6 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from fullconv.errors import UsageError
 from fullconv.weights.caffe.net import (
     MAX_LAYERS,
-    Layer,
     Net,
     check_file,
     inputs_of,
@@ -65,11 +64,8 @@ def read_caffemodel(path: Path) -> Net:
 
     """
     file = _File(path)
-    head, fields = file.net()
-    layers: list[Layer] = []
-    for message, blobs, at in file.layers(fields):
-        layers.append(layer_of(message, f"{path}: offset {at}", f"offset {at}", blobs))
-    return Net(text_of(head.name), tuple(layers), inputs_of(head, layers, str(path), "offset 0"))
+    layers = [layer_of(message, f"{path}: offset {at}", f"offset {at}", blobs) for message, blobs, at in file.layers()]
+    return Net(text_of(file.head.name), tuple(layers), inputs_of(file.head, layers, str(path), "offset 0"))
 
 
 def read_blobs(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
@@ -79,8 +75,7 @@ def read_blobs(path: Path) -> dict[str, tuple[np.ndarray, ...]]:
         UsageError: As `read_caffemodel`.
 
     """
-    file = _File(path)
-    return {text_of(message.name): blobs for message, blobs, _ in file.layers(file.net()[1]) if blobs}
+    return {text_of(message.name): blobs for message, blobs, _ in _File(path).layers() if blobs}
 
 
 class _Field(NamedTuple):
@@ -102,6 +97,7 @@ class _File:
         except (OSError, ValueError) as problem:
             raise unreadable(path, problem) from None
         self.path, self.bytes = path, np.frombuffer(self.data, np.uint8)
+        self.head: Any = None
         self.counts, self.window = dict.fromkeys(LIMITS, 0), 16
 
     def wrong(self, at: int, what: str) -> UsageError:
@@ -171,19 +167,14 @@ class _File:
         self.window = 2 * self.window if count == self.window else 16
         return field._replace(end=field.at + step * count)
 
-    def net(self) -> tuple[Any, list[_Field]]:
-        """Parse the net; return its message without layers, and the fields of the layers."""
-        head, fields = self.parse("Net", 0, len(self.data))
+    def layers(self) -> Iterator[tuple[Any, tuple[np.ndarray, ...], int]]:
+        """Yield the message, the blobs and the offset of every layer; set `head` to the message of the net."""
+        self.head, fields = self.parse("Net", 0, len(self.data))
         if not fields:
             raise self.wrong(0, "no layers")
         for field in fields:
             if field.number != fields[0].number:
                 raise self.wrong(field.at, "both `layer` and `layers`, and Caffe takes one of them")
-        return head, fields
-
-    def layers(self, fields: list[_Field]) -> Iterator[tuple[Any, tuple[np.ndarray, ...], int]]:
-        """Yield the message, the blobs and the offset of every layer."""
-        for field in fields:
             message, blobs = self.parse(FORMATS[field.number], field.start, field.end)
             for blob in blobs:
                 if blob.number == 1:

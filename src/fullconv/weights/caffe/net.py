@@ -247,8 +247,10 @@ def _unknown(message: Any) -> list[int]:
     found = {other.field_number: other.data for other in UnknownFieldSet(message)}
     for number in found.keys() & described.fields_by_number.keys():
         known = described.fields_by_number[number]
+        if known.name in USED[described.name] and not known.enum_type:
+            raise ValueError(f"{known.name} has a value of another type")
         if known.name in USED[described.name]:
-            values = ", ".join(known.enum_type.values_by_name) if known.enum_type else "another type"
+            values = ", ".join(known.enum_type.values_by_name)
             raise ValueError(f"{known.name} is {brief(found[number])}, and Caffe knows {values}")
     return sorted(found.keys() - described.fields_by_number.keys())
 

@@ -110,8 +110,7 @@ def read_prototxt(path: Path) -> Net:
     ]
     head = min((place for name, place in first.items() if name.startswith("input")), default=_Place(1, 1))
     inputs = inputs_of(net, layers, str(path), str(head))
-    _check_types(layers, marks, wrong)
-    _check_bottoms(layers, marks, {name for name, _ in inputs}, wrong)
+    _check_layers(layers, marks, {name for name, _ in inputs}, wrong)
     return Net(text_of(net.name), tuple(layers), inputs)
 
 
@@ -120,11 +119,16 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
 
     The text has its tokens at their places, and no messages that are skipped.
     """
+    tokens = (found for found in _TOKEN.finditer(text) if found.lastgroup != "space")
+    if excess := next(islice(tokens, MAX_TOKENS, None), None):
+        before = text[: excess.start()]
+        place = _Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        raise wrong(place, f"more than {MAX_TOKENS:,} words and marks", "is it the file you mean?")
     clean: list[str] = []
     first: dict[str, _Place] = {}
     layers: list[_Mark] = []
     brackets: list[tuple[str, _Place]] = []
-    tokens, line, line_start, skip = 0, 1, 0, MAX_DEPTH + 1
+    line, line_start, skip = 1, 0, MAX_DEPTH + 1
     key = last = ""
     for found in _TOKEN.finditer(text):
         kind, token = str(found.lastgroup), found.group()
@@ -134,9 +138,6 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
                 line, line_start = line + token.count("\n"), found.start() + token.rindex("\n") + 1
             clean.append(token)
             continue
-        tokens += 1
-        if tokens > MAX_TOKENS:
-            raise wrong(place, f"more than {MAX_TOKENS:,} words and marks", "is it the file you mean?")
         if kind == "odd":
             raise wrong(place, "a string without its end" if token in "\"'" else f"unexpected '{brief(token)}'")
         inner = brackets[-1][0] if brackets else ""
@@ -145,6 +146,7 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
                 raise wrong(place, f"'{token}' in place of {_CLOSING.get(inner) or 'the name of a setting'!r}")
             brackets.pop()
         skipping = len(brackets) >= skip
+        skip = skip if skipping else MAX_DEPTH + 1
         if kind == "open":
             if last not in ("word", ":", ",", "["):
                 raise wrong(place, f"'{token}' in place of the name of a setting")
@@ -155,8 +157,6 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
                 raise wrong(place, f"brackets in more than {MAX_DEPTH} others")
             if key in _SKIPPED and token != "[" and not skipping:
                 skip = len(brackets)
-        elif kind == "close":
-            skip = skip if skipping else MAX_DEPTH + 1
         elif kind == "string":
             token = _string(token, place, wrong)
         elif kind == "number":
@@ -165,9 +165,12 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
             key = token
             if not inner:
                 first.setdefault(key, place)
+                if {"layer", "layers"} <= first.keys():
+                    raise wrong(place, "both `layer` and `layers`, and Caffe takes one of them", "use one format")
                 if key in ("layer", "layers"):
                     layers.append(_Mark(place, {}))
-                    _check_form(first, layers, place, wrong)
+                if len(layers) > MAX_LAYERS:
+                    raise wrong(place, f"more than {MAX_LAYERS:,} layers", "is it the file you mean?")
             elif key == "layer" and "layers" in first and len(brackets) == 1:
                 cure = "bring the file up to date with Caffe's upgrade_net_proto_text"
                 raise wrong(place, "a layer in Caffe's oldest format (V0)", cure)
@@ -179,13 +182,6 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
         mark, place = brackets[-1]
         raise wrong(place, f"'{mark}' without its '{_CLOSING[mark]}'", "close it")
     return "".join(clean), first, layers
-
-
-def _check_form(first: dict[str, _Place], layers: list[_Mark], place: _Place, wrong: _Wrong) -> None:
-    if {"layer", "layers"} <= first.keys():
-        raise wrong(place, "both `layer` and `layers`, and Caffe takes one of them", "write all in one form")
-    if len(layers) > MAX_LAYERS:
-        raise wrong(place, f"more than {MAX_LAYERS:,} layers", "is it the file you mean?")
 
 
 def _string(token: str, place: _Place, wrong: _Wrong) -> str:
@@ -217,36 +213,28 @@ def _refusal(problem: text_format.ParseError, text: str, wrong: _Wrong) -> Usage
     return wrong(place, f"{shown(message[:120]).replace('caffe.', '')} at '{brief(where)}'")
 
 
-def _check_types(layers: list[Layer], marks: list[_Mark], wrong: _Wrong) -> None:
-    for layer, mark in zip(layers, marks, strict=True):
-        if layer.train_only or layer.type in SETTINGS:
-            continue
-        if not layer.type:
-            cure = 'give it one, as in type: "Convolution"'
-            raise wrong(mark.place, f"layer '{brief(layer.name)}' has no type", cure)
-        what = f"layer '{brief(layer.name)}' is of the type '{brief(layer.type)}', which is not supported"
-        raise wrong(mark.values["type"][0], what, _nearest(layer.type, SETTINGS, "remove the layer"))
-
-
-def _check_bottoms(layers: list[Layer], marks: list[_Mark], made: set[str], wrong: _Wrong) -> None:
-    """Refuse a net in which a layer precedes one that it reads. Layers of all phases count as one net."""
-    makers: dict[str, tuple[Layer, _Mark]] = {}
+def _check_layers(layers: list[Layer], marks: list[_Mark], made: set[str], wrong: _Wrong) -> None:
+    """Refuse a type that is not supported, and a bottom that no layer has made yet; all phases count as one net."""
+    makers: dict[str, tuple[str, _Place]] = {}
     for layer, mark in zip(layers, marks, strict=True):
         for top in layer.tops:
-            makers.setdefault(top, (layer, mark))
+            makers.setdefault(top, (brief(layer.name), mark.place))
     for layer, mark in zip(layers, marks, strict=True):
-        if not layer.bottoms and layer.type not in SOURCES and not layer.train_only:
-            raise wrong(mark.place, f"layer '{brief(layer.name)}' has no bottom", "give it one")
+        name = f"layer '{brief(layer.name)}'"
+        if not layer.train_only and not layer.type:
+            raise wrong(mark.place, f"{name} has no type", 'give it one, as in type: "Convolution"')
+        if not layer.train_only and layer.type not in SETTINGS:
+            what = f"{name} is of the type '{brief(layer.type)}', which is not supported"
+            raise wrong(mark.values["type"][0], what, _nearest(layer.type, SETTINGS, "remove the layer"))
+        if not layer.train_only and not layer.bottoms and layer.type not in SOURCES:
+            raise wrong(mark.place, f"{name} has no bottom", "give it one")
         for bottom, place in zip(layer.bottoms, mark.values.get("bottom", []), strict=True):
-            if bottom in made:
-                continue
-            what = f"layer '{brief(layer.name)}' reads '{brief(bottom)}', which "
-            if bottom not in makers:
+            if bottom not in made and bottom in makers:
+                what = "{} reads '{}', which layer '{}' makes only at {}".format(name, brief(bottom), *makers[bottom])
+                raise wrong(place, what, "put the layers in order, without a cycle")
+            if bottom not in made:
                 cure = _nearest(bottom, made, "add the layer or the input that makes it")
-                raise wrong(place, f"{what}no layer makes", cure)
-            maker, later = makers[bottom]
-            what += f"layer '{brief(maker.name)}' makes only at {later.place}"
-            raise wrong(place, what, "put the layers in order, without a cycle")
+                raise wrong(place, f"{name} reads '{brief(bottom)}', which no layer makes", cure)
         made.update(layer.tops)
 
 

@@ -121,8 +121,8 @@ def _build_messages() -> tuple[dict[str, Any], dict[str, list[str]]]:
     for enum, values in ENUMS.items():
         # In a message of its own: the values of an enumeration share the scope around it, in which NONE exists twice.
         scope = file.message_type.add(name="Enum" + enum).enum_type.add(name=enum)
-        for name, number in values.items():
-            scope.value.add(name=name, number=number)
+        for value, index in values.items():
+            scope.value.add(name=value, number=index)
     used: dict[str, list[str]] = {}
     for message, entries in _FIELDS.items():
         described = file.message_type.add(name=message)
