@@ -160,7 +160,8 @@ def _scan(text: str, wrong: _Wrong) -> tuple[str, dict[str, _Place], list[_Mark]
         elif kind == "string":
             token = _string(token, place, wrong)
         elif kind == "number":
-            token = "".join(token.split()).rjust(len(token))  # text_format takes no space after a minus
+            # text_format takes no space after a minus, and protobuf 5 no F behind a float.
+            token = "".join(token.split()).lower().rjust(len(token))
         if kind == "word" and last != ":" and inner != "[" and not skipping:
             key = token
             if not inner:
