@@ -32,20 +32,17 @@ from fullconv.training.loop import State
 from fullconv.training.saved_state import save_state
 
 ROOT = Path(__file__).parents[1]
-TESTS = ROOT / "tests" / "training"
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(ROOT))
 
-import interrupted  # noqa: E402
-import ranks  # noqa: E402
-import test_checkpoint  # noqa: E402
-from faulty_disk import Disk, Tape, using  # noqa: E402
+from tests.support import damage, interrupted, ranks  # noqa: E402
+from tests.support.faulty_disk import Disk, Tape, using  # noqa: E402
 
 Row = dict[str, Any]
 
 
 def crashing(what: str) -> Row:
     """From `crashing.py`, which forks and so is a process of its own."""
-    command = [sys.executable, str(TESTS / "crashing.py"), what]
+    command = [sys.executable, "-m", "tests.support.crashing", what]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return next(iter(json.loads(done.stdout).values()))
 
@@ -61,12 +58,12 @@ def operations(folder: Path) -> tuple[Row, bool]:
 
 
 def errors(folder: Path) -> tuple[Row, bool]:
-    found = test_checkpoint.errors_at_every_operation(folder)
+    found = damage.errors_at_every_operation(folder)
     return found, found["old"] + found["new"] == found["faults"] and not found["wrong"] + found["leftovers"]
 
 
 def power(folder: Path) -> tuple[Row, bool]:
-    found = test_checkpoint.power_losses(folder, Tape(), saves=8, tears=4)
+    found = damage.power_losses(folder, Tape(), saves=8, tears=4)
     return found, not found["wrong"]
 
 
@@ -76,8 +73,8 @@ def full_disk(folder: Path) -> tuple[Row, bool]:
 
 
 def flips(folder: Path) -> tuple[Row, bool]:
-    found = test_checkpoint.flipped_bits(folder / "random", 1000)
-    found["every_bit"] = test_checkpoint.every_bit(folder / "every")
+    found = damage.flipped_bits(folder / "random", 1000)
+    found["every_bit"] = damage.every_bit(folder / "every")
     return found, all(row["found"] == row["flips"] for row in (found, found["every_bit"]))
 
 

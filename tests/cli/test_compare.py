@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-from strict_html import check
+from tests.support.strict_html import check
 
 from fullconv.cli.command import main
 from fullconv.reporting.page import percent

@@ -1,21 +1,17 @@
 """The verb `convert`: any source into one file, said and proved."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from tests.support.caffe_files import write_caffemodel, write_prototxt
+from tests.support.caffe_nets import RELEASED
 
 from fullconv.cli.command import main
 from fullconv.config import ModelConfig
 from fullconv.models.build import build_classifier
 from fullconv.weights import checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
-from caffe_files import write_caffemodel, write_prototxt
-from caffe_nets import RELEASED
 
 
 def run(capsys, *words):

@@ -1,18 +1,14 @@
 """``fullconv data``: every action says what it did, as a table and as JSON, or what was wrong with what it got."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.fakes import fake
 
 from fullconv.cli.command import main
 from fullconv.datasets.published.catalog import abouts
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from fakes import fake
 
 
 def call(capsys, *argv):

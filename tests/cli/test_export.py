@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.small_nets import graph, image, predictor
 
 from fullconv.cli.command import main
 from fullconv.cli.export import size_of, spread
 from fullconv.errors import UsageError
 from fullconv.weights import checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
-from small_nets import graph, image, predictor
 
 SOURCE = Path(__file__).parents[2] / "src"
 

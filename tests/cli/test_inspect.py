@@ -6,7 +6,7 @@ import os
 import pytest
 import safetensors.torch
 import torch
-import zoo
+from tests.support import zoo
 
 from fullconv.cli.command import main
 from fullconv.cli.inspect_table import TABLE

@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.support.predicting import checkpoint, image, names, predict, refused
 
 import fullconv
 from fullconv.errors import UsageError
 from fullconv.inference.inputs import Input, gather, of_shard
-
-sys.path.insert(0, str(Path(__file__).parent))
-from predicting import checkpoint, image, names, predict, refused
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +193,7 @@ def test_the_mean_of_several_passes_is_that_of_the_library(model, photos, tmp_pa
 
 
 def test_what_it_cost_is_said_at_the_end(model, photos, tmp_path, capsys):
-    from predicting import call
+    from tests.support.predicting import call
 
     code, _, err = call(capsys, "predict", model, photos, "--out", tmp_path / "o", "--probability")
     assert code == 0

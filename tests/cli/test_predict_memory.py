@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-from predicting import image
+from tests.support.predicting import image
 
 import fullconv
 from fullconv.config import CONVENTIONS, ModelConfig

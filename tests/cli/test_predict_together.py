@@ -11,11 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from predicting import checkpoint, image, names, predict, refused
-from ranks import done, torchrun
+from tests.support.predicting import checkpoint, image, names, predict, refused
+from tests.support.ranks import done, torchrun
 
 NUMBER = 40
 TORCH = ["--engine", "torch"]

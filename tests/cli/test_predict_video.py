@@ -1,19 +1,15 @@
 """Videos through the whole verb: a mask for each frame, and a video of the overlays."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.predicting import checkpoint, image, names, predict, refused
+from tests.support.videos import video
 
 import fullconv
 from fullconv.io.video import Frames
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from predicting import checkpoint, image, names, predict, refused
-from test_video import video
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,16 @@
 """A whole small run on the fake copy of every published set: train, evaluate, predict, one command each."""
 
 import json
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.fakes import fake
 
 import fullconv
 from fullconv.cli.command import main
 from fullconv.datasets.published.catalog import abouts
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from fakes import fake
 
 NET = ["--backbone", "vgg11", "--stride", "16", "--width", "0.03125", "--native-size", "32"]
 SETS = [

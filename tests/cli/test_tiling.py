@@ -1,20 +1,16 @@
 """``fullconv predict`` on large images: the flags, what is said, what is written."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.large_images import photo, predictor_of
 
 from fullconv.cli import tiling
 from fullconv.cli.command import main
 from fullconv.io.image import read_label_values
 from fullconv.weights import checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
-from test_large import photo, predictor_of
 
 
 def fullconv(*argv):

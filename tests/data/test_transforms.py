@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support import zoo
 
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data.color import HUE, changed_color, colour_matrix

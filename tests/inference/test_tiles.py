@@ -1,13 +1,11 @@
 """Tiles are the whole, to rounding, with the halo of the geometry."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.nets import small, strides
 
 from fullconv.errors import UsageError
 from fullconv.geometry import Reach
@@ -24,9 +22,6 @@ from fullconv.inference.large_image.tiles import (
     uncertain_share,
 )
 from fullconv.io.windowed import Decoded
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from test_fcn import small, strides
 
 FAST = ("vgg11", "alexnet")
 NETS = [

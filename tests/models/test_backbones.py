@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support import zoo
 from torch import nn
 
 from fullconv.config import CONVENTIONS, ModelConfig

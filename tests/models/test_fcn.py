@@ -4,28 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.nets import small, strides
 
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
 from fullconv.models.backbones.registry import BACKBONES
 from fullconv.models.build import build
 from fullconv.weights.transplant import transplant
-
-SMALL = {name: {"width": 1 / 32} for name in BACKBONES if name.startswith("vgg")} | {
-    "lenet": {"width": 0.1},
-    "mobilenet_v2": {"width": 0.1},
-}
-
-
-def small(backbone, stride, **more):
-    return build(
-        ModelConfig(backbone, stride, num_classes=3, **{"width": 1 / 16, **SMALL.get(backbone, {}), **more})
-    ).eval()
-
-
-def strides(backbone):
-    return {"lenet": (4,)}.get(backbone, (16, 8) if backbone.startswith("squeeze") else (32, 16, 8))
-
 
 CASES = [(b, s, p) for b in sorted(BACKBONES) for s in strides(b) for p in ("paper", "tight")]
 

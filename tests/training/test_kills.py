@@ -7,10 +7,9 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from interrupted import Job, first_run, interrupted, whole
+from tests.support.interrupted import Job, first_run, interrupted, whole
 
 resource = pytest.importorskip("resource", reason="no SIGKILL, no fork and no limits here")
 pytestmark = pytest.mark.slow
@@ -19,8 +18,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def counts():
     """What `crashing.py` counts, in a process of its own, as it forks."""
-    command = [sys.executable, str(Path(__file__).with_name("crashing.py")), "kills=8", "operations", "full_disk"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.support.crashing", "kills=8", "operations", "full_disk"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

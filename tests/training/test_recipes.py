@@ -3,11 +3,11 @@ were killed.
 """
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.support.fakes import fake
 
 import fullconv
 from fullconv.cli.command import main
@@ -21,9 +21,6 @@ from fullconv.cli.options import (
 from fullconv.config import ModelConfig, TrainConfig, from_mapping
 from fullconv.training.optimizer import parameter_groups
 from fullconv.weights.checkpoint import fingerprint, unpack
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from fakes import fake
 
 TEXTS = {path.stem: path.read_text() for path in Path(fullconv.__file__).parent.joinpath("recipes").glob("*.yaml")}
 

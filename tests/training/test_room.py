@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faulty_disk import Tape, a_state, saved
+from tests.support.faulty_disk import Tape, a_state, saved
 
 from fullconv.config import ModelConfig, TrainConfig
 from fullconv.errors import RunError

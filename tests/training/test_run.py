@@ -11,32 +11,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.support.runs import CONFIG, MODEL, final, start
 
 import fullconv
-from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
+from fullconv.config import CONVENTIONS
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import RunError, UsageError
 from fullconv.evaluation.evaluate import evaluate
 from fullconv.hardware import multiplies_bf16
 from fullconv.training.log import read_log
 from fullconv.training.loop import State, fit
-from fullconv.training.run import prepare, records
+from fullconv.training.run import records
 from fullconv.training.saved_state import newest_state, save_state
 from fullconv.weights import checkpoint
-
-MODEL = ModelConfig("vgg11", stride=8, width=1 / 32, native_size=32)
-CONFIG = TrainConfig(
-    steps=6, batch_size=2, lr=0.01, crop=(32, 32), scale=1.5, flip=True, save_every=1, eval_every=3, workers=0
-)
-
-
-def start(folder, data, config=CONFIG, resume=False, model=MODEL, weights=None):
-    train, val = open_dataset(data, "train"), open_dataset(data, "val")
-    return prepare(folder, str(data), train, val, model, config, CONVENTIONS["torchvision"], weights, resume)
-
-
-def final(folder):
-    return newest_state(folder / "last")[1]["sha256"]
 
 
 @pytest.fixture(scope="module")

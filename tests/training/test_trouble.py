@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_run import CONFIG, MODEL, final, start
+from tests.support.runs import CONFIG, MODEL, final, start
 
 import fullconv
 from fullconv.config import CONVENTIONS

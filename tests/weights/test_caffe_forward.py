@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from caffe_files import caffemodel_bytes, prototxt, write_caffemodel, write_prototxt
-from caffe_forward import forward
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.caffe_files import caffemodel_bytes, prototxt, write_caffemodel, write_prototxt
+from tests.support.caffe_forward import forward
 
 from fullconv.weights.caffe.caffemodel import read_caffemodel
 from fullconv.weights.caffe.prototxt import read_prototxt

@@ -9,9 +9,9 @@ from random import Random
 
 import numpy as np
 import pytest
-from caffe_files import caffemodel_bytes, field, layer_bytes, prototxt, varint
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.caffe_files import caffemodel_bytes, field, layer_bytes, prototxt, varint
 
 from fullconv.errors import UsageError
 from fullconv.weights.caffe.caffemodel import read_caffemodel

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from caffe_files import blob_bytes, caffemodel_bytes, field, layer_bytes, varint, write_caffemodel
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.caffe_files import blob_bytes, caffemodel_bytes, field, layer_bytes, varint, write_caffemodel
 
 from fullconv.errors import UsageError
 from fullconv.weights.caffe.caffemodel import MAX_VALUES, read_caffemodel

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from caffe_files import write_caffemodel, write_prototxt
-from caffe_forward import forward
-from caffe_nets import RELEASED, fcn_vgg, late_fusion
+from tests.support.caffe_files import write_caffemodel, write_prototxt
+from tests.support.caffe_forward import forward
+from tests.support.caffe_nets import RELEASED, fcn_vgg, late_fusion
 
 from fullconv.errors import UsageError
 from fullconv.models.fcn import FCN

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from caffe_files import OLD_TYPES, caffemodel_bytes, old_name, prototxt
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.caffe_files import OLD_TYPES, caffemodel_bytes, old_name, prototxt
 
 from fullconv.errors import UsageError
 from fullconv.weights.caffe.caffemodel import read_caffemodel

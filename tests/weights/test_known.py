@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from file_server import failed
+from tests.support.file_server import failed
 
 from fullconv.config import InputConvention
 from fullconv.errors import UsageError
