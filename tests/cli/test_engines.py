@@ -32,7 +32,7 @@ def model(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _torch_alone(monkeypatch):
-    """As where no other engine is installed: the others take seconds to be made (tests/backends has them); and where the
+    """As where no other engine is installed: the others take seconds to be made (see tests/backends); and where the
     work takes so long that there is a trial.
     """
     monkeypatch.setattr(autotune, "installed", lambda: ["torch"])
