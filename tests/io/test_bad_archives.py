@@ -15,7 +15,6 @@ from tests.support.packing import FORMATS, pack, refuses, tar, tree, zipped
 
 from fullconv.errors import FullconvError, RunError, UsageError
 from fullconv.io.download import archive as archives
-from fullconv.io.download import members
 from fullconv.io.download.archive import Unpacked, unpack
 
 # Too much.
@@ -36,7 +35,7 @@ def test_folders_count_too(tmp_path):
 def test_a_directory_of_too_many_names_is_not_even_read(tmp_path, monkeypatch):
     path = zipped(tmp_path / "packed", [(f"{i:060}", b"") for i in range(4000)])
     refuses(tmp_path, path, "more than 3,000 members", most_files=3000)
-    monkeypatch.setattr(members, "LARGEST_DIRECTORY", 400_000)
+    monkeypatch.setattr(archives, "LARGEST_DIRECTORY", 400_000)
     refuses(tmp_path, path, "its directory has 424,000 bytes")
 
 
@@ -49,8 +48,8 @@ def test_what_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip"])
 @pytest.mark.parametrize("name", ["zeros", "._zeros"])
 def test_a_bomb_is_refused_by_what_came_out(tmp_path, kind, name, monkeypatch):
-    monkeypatch.setattr(members, "HARMLESS", 10**6)
-    monkeypatch.setattr(members, "RATIO", 100)
+    monkeypatch.setattr(archives, "HARMLESS", 10**6)
+    monkeypatch.setattr(archives, "RATIO", 100)
     path = pack(tmp_path / "packed", [(name, bytes(3 * 10**6))], kind)
     if (kind, name) == ("zip", "._zeros"):  # it is not even read
         return
@@ -87,14 +86,55 @@ def test_a_damaged_header_of_pax_is_refused(tmp_path, record):
     info.type, info.size = tarfile.XHDTYPE, len(record) + 3
     path = tmp_path / "packed"
     path.write_bytes(info.tobuf() + record.ljust(512, b"x") + tarfile.TarInfo("a").tobuf() + bytes(1024))
-    refuses(tmp_path, path, "it is a damaged header")
+    refuses(tmp_path, path, "damaged or cut short (a damaged pax header)")
+
+
+def extension(type, content, size=None):
+    info = tarfile.TarInfo("header")
+    info.type, info.size = type, len(content) if size is None else size
+    return info.tobuf() + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "headers, words",
+    [
+        (extension(tarfile.XHDTYPE, b"9 path=b\n9 path=c\n", 9), "more than its size"),
+        (extension(tarfile.GNUTYPE_LONGNAME, b"bcd", 1), "more than its size"),
+        (extension(tarfile.XHDTYPE, b"9 path=b\n") * 2, "two headers of one kind"),
+        (extension(tarfile.XHDTYPE, b"9 path=b\n") + extension(tarfile.SOLARIS_XHDTYPE, b""), "headers of one kind"),
+        (extension(tarfile.GNUTYPE_LONGNAME, b"b\0") * 2, "two headers of one kind"),
+        (extension(tarfile.XHDTYPE, b"310 comment=" + b"1" * 297 + b"\n"), "a number of 256 digits"),
+        (extension(tarfile.XGLTYPE, b"") * 1100, "damaged or cut short (maximum recursion depth"),
+    ],
+)
+def test_headers_in_which_readers_differ_or_do_not_end_are_refused(tmp_path, headers, words):
+    path = tmp_path / "packed"
+    path.write_bytes(headers + tarfile.TarInfo("a").tobuf() + bytes(1024))
+    refuses(tmp_path, path, words)
+
+
+def test_a_map_of_a_sparse_file_without_end_is_refused(tmp_path):
+    keys = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+    info = tarfile.TarInfo("a")
+    info.size = 1 << 22
+    path = tmp_path / "packed"
+    path.write_bytes(
+        extension(tarfile.XHDTYPE, keys) + info.tobuf() + b"999999999\n" + b"0\n" * (1 << 21) + bytes(1014)
+    )
+    refuses(tmp_path, path, "a header of 512 bytes")
+
+
+def test_a_python_without_the_data_filter_is_named(tmp_path, monkeypatch):
+    path = tar(tmp_path / "packed", [("a", b"x")])
+    monkeypatch.delattr(tarfile, "data_filter")
+    refuses(tmp_path, path, "update to Python 3.11.4 or newer", error=RunError)
 
 
 @pytest.mark.parametrize("size", ["-1", "1e3", "9" * 20, ""])
 def test_a_size_that_is_none_is_refused(tmp_path, size):
     info = tarfile.TarInfo("a")
     info.pax_headers = {"size": size}
-    refuses(tmp_path, tar(tmp_path / "packed", [(info, b"")], format=tarfile.PAX_FORMAT), f"it has '{size}' bytes")
+    refuses(tmp_path, tar(tmp_path / "packed", [(info, b"")], format=tarfile.PAX_FORMAT), f"invalid size '{size}'")
 
 
 def test_a_negative_size_is_refused(tmp_path):
@@ -104,7 +144,7 @@ def test_a_negative_size_is_refused(tmp_path):
     block[148:156] = b"        "
     block[148:156] = b"%06o\0 " % sum(block)
     (tmp_path / "packed").write_bytes(block + bytes(1024))
-    refuses(tmp_path, tmp_path / "packed", "it has -256 bytes")
+    refuses(tmp_path, tmp_path / "packed", "invalid size '-256'")
 
 
 def test_a_name_or_a_size_for_all_members_is_refused(tmp_path):
@@ -152,7 +192,7 @@ def test_an_archive_that_ends_after_a_header_for_the_next_member_is_cut_short(tm
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2
     path = tmp_path / "packed"
     path.write_bytes(tarfile.TarInfo("a").tobuf() + info.tobuf() + b"b".ljust(512, b"\0") + bytes(1024))
-    refuses(tmp_path, path, "ends before a member that it announces")
+    refuses(tmp_path, path, "damaged or cut short (end of file header)")
 
 
 def test_a_header_that_is_damaged_does_not_end_the_archive(tmp_path):
@@ -160,7 +200,7 @@ def test_a_header_that_is_damaged_does_not_end_the_archive(tmp_path):
     data = bytearray(path.read_bytes())
     data[1024] ^= 1
     path.write_bytes(data)
-    refuses(tmp_path, path, "bad checksum")
+    refuses(tmp_path, path, "damaged or cut short (a damaged header)")
 
 
 def test_a_wrong_checksum_names_the_member(tmp_path):
@@ -189,7 +229,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     data[6] |= 1
     data[data.index(b"PK\1\2") + 8] |= 1
     path.write_bytes(data)
-    refuses(tmp_path, path, "member 'secret': it is encrypted; decrypt")
+    refuses(tmp_path, path, "member 'secret': encrypted; decrypt")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -203,8 +243,8 @@ def test_a_folder_with_bytes_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "content, words",
-    [(b"", "cut short"), (b"<!doctype html>", "cut short"), (b"7z\xbc\xaf\x27\x1c" * 200, "no tar and is no zip"),
-     (gzip.compress(b"text, text\n" * 99), "no tar and is no zip"), (bytes(10240), "there is nothing in it"),
+    [(b"", "cut short"), (b"<!doctype html>", "cut short"), (b"7z\xbc\xaf\x27\x1c" * 200, "neither a tar"),
+     (gzip.compress(b"text, text\n" * 99), "neither a tar"), (bytes(10240), "there is nothing in it"),
      (b"BZh9 no" * 99, "damaged"), (b"\xfd7zXZ\0 no" * 99, "damaged"), (b"PK\3\4 no" * 99, "damaged"),
      (b"PK\5\6" + bytes(18), "there is nothing in it")],
 )  # fmt: skip
@@ -214,10 +254,10 @@ def test_what_is_no_archive_is_refused(tmp_path, content, words):
 
 
 def test_what_cannot_be_read_or_made_is_named(tmp_path):
-    refuses(tmp_path, tmp_path / "missing", "it cannot be read")
+    refuses(tmp_path, tmp_path / "missing", "cannot be read")
     path = tar(tmp_path / "packed", [("a", b"x")])
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UsageError, match="it is no folder; choose another"):
+    with pytest.raises(UsageError, match="not a folder; choose another"):
         unpack(path, tmp_path / "file")
     with pytest.raises(RunError, match="cannot be unpacked there"):
         unpack(path, tmp_path / "file" / "set")

@@ -51,9 +51,9 @@ def test_the_table_says_what_torchvision_says():
     "source, words",
     [
         ("vgg16.torchvison", "did you mean 'vgg16.torchvision'?"),
-        ("", "none of this name"),
+        ("", "weights '': unknown name"),
         ("a\nb", r"a\nb"),
-        ("file:///etc/passwd", "no address of a file on the web"),
+        ("file:///etc/passwd", "not the address of a file on the web"),
     ],
 )
 def test_what_cannot_be_fetched_is_refused_at_once(tmp_path, source, words):

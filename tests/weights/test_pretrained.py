@@ -6,8 +6,9 @@ import pytest
 from tests.support.file_server import BODY, SHA, failed, only_this_machine, part, running_site
 
 from fullconv.errors import RunError, UsageError
+from fullconv.io.download.fetch import page_or_pointer
 from fullconv.weights.known import KNOWN
-from fullconv.weights.pretrained import fetch, other_than_weights
+from fullconv.weights.pretrained import fetch
 
 at_home = pytest.fixture(autouse=True)(only_this_machine)
 
@@ -32,8 +33,8 @@ def test_the_cache_is_where_files_go(site, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "body, words",
-    [(b"<!DOCTYPE html><title>Sign in</title>", "an HTML page came"), (b"", "an empty file came"),
-     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a git-lfs pointer came")],
+    [(b"<!DOCTYPE html><title>Sign in</title>", "it is an HTML page"), (b"", "it is an empty file"),
+     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "it is a git-lfs pointer")],
 )  # fmt: skip
 def test_what_comes_instead_of_weights_is_refused(site, tmp_path, body, words):
     site.misbehave = lambda handler: handler.answer(200, body, {"Content-Length": len(body), "ETag": '"x"'})
@@ -47,9 +48,9 @@ def test_a_page_that_is_kept_is_not_taken_for_weights(site, tmp_path):
 
 
 def test_a_length_at_the_start_is_no_html():
-    assert other_than_weights((0x3C3C).to_bytes(8, "little") + b'{"a":') is None
-    assert other_than_weights((0x3C20).to_bytes(8, "little") + b'{"a":') is None
-    assert other_than_weights(b"\n<VGG_ILSVRC_16_layers with a name of sixty bytes") is None
+    assert page_or_pointer((0x3C3C).to_bytes(8, "little") + b'{"a":') is None
+    assert page_or_pointer((0x3C20).to_bytes(8, "little") + b'{"a":') is None
+    assert page_or_pointer(b"\n<VGG_ILSVRC_16_layers with a name of sixty bytes") is None
 
 
 UNPUBLISHED = next(entry for entry in KNOWN.values() if entry.checksum is None)
@@ -67,7 +68,14 @@ def test_known_weights_put_there_by_hand_are_taken_and_remembered(tmp_path):
 
 def test_known_weights_must_be_what_was_published(tmp_path):
     (tmp_path / PUBLISHED.file).write_bytes(BODY)
-    failed(UsageError, str(PUBLISHED.checksum), "it should have", fetch=fetch, source=PUBLISHED.name, folder=tmp_path)
+    failed(
+        UsageError,
+        str(PUBLISHED.checksum),
+        "the published checksum is",
+        fetch=fetch,
+        source=PUBLISHED.name,
+        folder=tmp_path,
+    )
 
 
 def test_a_folder_in_place_of_the_file_is_named(tmp_path):

@@ -23,8 +23,8 @@ from torch import Tensor
 from fullconv.config import InputConvention, ModelConfig, from_mapping, to_mapping
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.io.atomic import Piece, write_pieces
+from fullconv.io.download.fetch import page_or_pointer
 from fullconv.labels import LabelSpace
-from fullconv.weights.pretrained import other_than_weights
 from fullconv.weights.torch_file import read_state_dict
 
 FORMAT = 1
@@ -225,7 +225,7 @@ def _refuse_what_it_is_not(path: Path) -> bytes:
         head = file.read(64)
     if not head:
         raise UsageError(f"{path}: empty file; take another copy")
-    if (other := other_than_weights(head)) is not None:
+    if (other := page_or_pointer(head)) is not None:
         cure = "run git lfs pull" if "git-lfs" in other else "fetch it again"
         raise UsageError(f"{path}: {other}, not weights; {cure}")
     if path.suffix == ".keras" or head.startswith(b"\x89HDF"):

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from fullconv.errors import UsageError, shown
+from fullconv.io.download.fetch import page_or_pointer
 from fullconv.warnings import without_warnings
-from fullconv.weights.pretrained import other_than_weights
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
 """The keys under which training programs keep the state dict, beside their epoch and optimizer."""
@@ -86,7 +86,7 @@ def _check(path: Path, file: BinaryIO, size: int) -> None:
     """Refuse what would harm the process if PyTorch read it, and damage that it does not find."""
     file.seek(0)
     head = file.read(64)
-    if instead := other_than_weights(head):
+    if instead := page_or_pointer(head):
         way_out = "run git lfs pull" if "git-lfs" in instead else "fetch it again (a failed download?)"
         raise UsageError(f"{path}: {instead}, not weights; {way_out}")
     try:

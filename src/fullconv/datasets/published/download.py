@@ -17,7 +17,7 @@ from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.io.download.archive import unpack
 from fullconv.io.download.checksum import Checksum
-from fullconv.io.download.fetch import fetch_file, file_name, page_or_pointer
+from fullconv.io.download.fetch import fetch_file, file_name
 
 ARCHIVES = "archives"
 """The folder, inside that of the data set, in which archives are kept as they came."""
@@ -53,7 +53,6 @@ def get(about: DatasetInfo, folder: Path, say: Say, progress: Progress, timeout:
             checksum_of(published),
             partial(progress, what),
             timeout,
-            page_or_pointer,
             by_hand=True,
             most=MOST,
         )
@@ -87,6 +86,8 @@ def _unpack_once(archive: Path, folder: Path, progress: Progress) -> int:
             return 0
     fresh = folder / f".unpacking-{archive.name}"
     shutil.rmtree(fresh, ignore_errors=True)
+    with suppress(OSError):  # reported by `unpack`; what a killed process leaves in it is removed by the next run
+        fresh.mkdir(parents=True)
     try:
         found = unpack(archive, fresh, partial(progress, f"unpacking {archive.name}"))
         _join(fresh, folder)

@@ -1,4 +1,4 @@
-"""Checksums of files as publishers give them: of weights SHA-256 or SHA-1, of data sets often MD5."""
+"""Checksums of files as publishers give them: SHA-256 or SHA-1 for weights, often MD5 for datasets."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 from fullconv.errors import UsageError, shown, suggestion
 
 DIGITS = {"sha256": 64, "sha256-prefix": 8, "sha1": 40, "md5": 32}
-"""The kinds of checksum and their length in hexadecimal digits."""
+"""The kinds of checksum and their length in hexadecimal digits; torchvision's file names carry ``sha256-prefix``."""
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """A checksum as it was published: `kind` is ``sha256``, ``sha256-prefix`` (its first 8 digits, as torchvision's
-    file names carry them), ``sha1`` or ``md5``; `value` is in hexadecimal digits.
+    """A published checksum: its kind, a key of `DIGITS`, and its value in lower-case hexadecimal digits.
 
-    SHA-1 and MD5 tell damage; against somebody who makes a file to deceive, they prove nothing. Raises `UsageError`
-    for anything else.
+    SHA-1 and MD5 detect damage; they do not protect against a forged file.
+
+    Raises:
+        UsageError: The kind is unknown, or the value does not fit it.
 
     >>> str(Checksum("sha256-prefix", "397923af"))
     'sha256-prefix 397923af'
@@ -30,14 +31,14 @@ class Checksum:
 
     def __post_init__(self) -> None:
         if self.kind not in DIGITS:
-            raise UsageError(f"checksum '{shown(self.kind)}': no such kind; {suggestion(self.kind, DIGITS)}")
+            raise UsageError(f"checksum '{shown(self.kind)}': unknown kind; {suggestion(self.kind, DIGITS)}")
         if not re.fullmatch(f"[0-9a-f]{{{DIGITS[self.kind]}}}", self.value):
             raise UsageError(
-                f"checksum '{shown(self.value)}': it is no {self.kind}; give its {DIGITS[self.kind]} digits of 0-9a-f"
+                f"checksum '{shown(self.value)}': not a {self.kind}; give {DIGITS[self.kind]} digits of 0-9a-f"
             )
 
     def of(self, path: Path) -> Checksum:
-        """The checksum of the same kind of a file; equal to this one when the file is the published one."""
+        """Compute the checksum of the same kind for a file."""
         name = self.kind.removesuffix("-prefix")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.new(name, usedforsecurity=False)).hexdigest()

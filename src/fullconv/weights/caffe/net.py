@@ -11,8 +11,8 @@ import numpy as np
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from fullconv.errors import UsageError, shown
+from fullconv.io.download.fetch import page_or_pointer
 from fullconv.weights.caffe.schema import ENUMS, MESSAGES, USED, V1_TYPES
-from fullconv.weights.pretrained import other_than_weights
 
 MAX_LAYERS = 10_000
 """The largest released nets have some hundred."""
@@ -105,7 +105,7 @@ def check_file(path: Path, wanted: str, limit: int) -> None:
         raise unreadable(path, problem) from None
     if size > limit:
         raise UsageError(f"{path}: {size:,} bytes, and a {wanted} file has at most {limit:,}; is it the file you mean?")
-    if other := other_than_weights(head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64]):
+    if other := page_or_pointer(head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64]):
         cure = "run git lfs pull" if "git-lfs" in other else "fetch it again (a failed download?)"
         raise UsageError(f"{path}: {other}, not a {wanted} file; {cure}")
     if head.startswith(b"\x89HDF"):
