@@ -140,3 +140,25 @@ def test_no_dangerous_call(path):
 def test_files_hold_one_topic():
     long = {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
     assert not long, long
+
+
+CHECKS = {"raises", "warns", "fail", "check", "assert_close", "assert_equal", "assert_allclose", "assert_array_equal"}
+"""Calls that fail a test beside ``assert``."""
+
+
+def without_assertion(trees):
+    """The tests of some modules in which nothing can fail: no assertion in them, nor in a function that they call."""
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    calls = {f: {dotted(n.func).split(".")[-1] for n in ast.walk(f) if isinstance(n, ast.Call)} for f in functions}
+    asserting = {f for f in functions if any(isinstance(n, ast.Assert) for n in ast.walk(f))}
+    names = set()
+    while names != (names := CHECKS | {f.name for f in asserting if not f.name.startswith("test_")}):
+        asserting |= {f for f in functions if calls[f] & names}
+    return [f.name for f in functions if f.name.startswith("test_") and f not in asserting]
+
+
+def test_every_test_asserts_something():
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "tests").rglob("*.py"))]
+    assert not without_assertion(trees)
+    text = "def check_it(x):\n    assert x\ndef test_a():\n    check_it(1)\ndef test_b():\n    print(1)\n"
+    assert without_assertion([ast.parse(text)]) == ["test_b"]

@@ -19,6 +19,7 @@ _HOME = {
     "Window": "geometry",
     "FullconvError": "errors",
     "Sample": "data.dataset",
+    "adapt": "data.dataset",
     "open_dataset": "datasets.open_dataset",
     "build": "models.build",
     "convolutionalize": "models.convolutionalize",
@@ -40,7 +41,7 @@ _HOME = {
 
 if TYPE_CHECKING:
     from fullconv.config import InputConvention, ModelConfig, TrainConfig
-    from fullconv.data.dataset import Sample
+    from fullconv.data.dataset import Sample, adapt
     from fullconv.datasets.open_dataset import open_dataset
     from fullconv.errors import FullconvError
     from fullconv.evaluation.evaluate import evaluate
@@ -70,6 +71,6 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "FCN", "AxisMap", "FullconvError", "InputConvention", "LabelSpace", "ModelConfig", "Predictor", "Sample", "Scores",
-    "Segmentation", "TrainConfig", "Window", "build", "compile", "confusion_matrix", "convolutionalize", "evaluate",
-    "fit", "load", "open_dataset", "rarefy", "scores", "shift_and_stitch", "walk",
+    "Segmentation", "TrainConfig", "Window", "adapt", "build", "compile", "confusion_matrix", "convolutionalize",
+    "evaluate", "fit", "load", "open_dataset", "rarefy", "scores", "shift_and_stitch", "walk",
 ]  # fmt: skip

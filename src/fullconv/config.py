@@ -1,8 +1,8 @@
 """Settings as frozen dataclasses: the command line, the YAML recipes and the checkpoint header are three faces of them.
 
-A field carries its own help text and its choices; `from_mapping` reads a plain mapping (YAML, JSON, parsed flags)
-strictly, so an unknown key or a value of the wrong kind is one line with the nearest valid spelling, wherever it
-came from.
+A field carries its own help text and its choices. Every field is checked when the dataclass is constructed, and
+`from_mapping` reads a plain mapping (YAML, JSON, parsed flags) strictly, so an unknown key or a value of the wrong kind
+is one line with the nearest valid spelling, wherever it came from.
 """
 
 from __future__ import annotations
@@ -85,6 +85,17 @@ def coerce(cls: type, spec: Field[Any], value: Any, where: str) -> Any:
     return made
 
 
+def validate(settings: Any) -> None:
+    """Convert every field of a frozen dataclass with `coerce`; call it from ``__post_init__``.
+
+    Raises:
+        UsageError: A value is not valid; the message begins with the name of the class.
+    """
+    for spec in fields(settings):
+        value = coerce(type(settings), spec, getattr(settings, spec.name), type(settings).__name__)
+        object.__setattr__(settings, spec.name, value)
+
+
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     """The dataclass `cls` from a plain mapping; `where` names its origin in errors (a file, or ``--lr``)."""
     known = {spec.name: spec for spec in fields(cls)}  # type: ignore[arg-type]
@@ -159,6 +170,9 @@ class ModelConfig:
     )
     geometric_classes: int | None = option(None, "classes of a second head (SIFT Flow's geometric labels: 3)", least=1)
 
+    def __post_init__(self) -> None:
+        validate(self)
+
 
 @dataclass(frozen=True)
 class InputConvention:
@@ -178,6 +192,25 @@ class InputConvention:
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     bands: bool = False
 
+    def __post_init__(self) -> None:
+        if self.order not in ("rgb", "bgr"):
+            raise UsageError(f"InputConvention: order is '{self.order}'; {suggestion(str(self.order), ('rgb', 'bgr'))}")
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            try:
+                numbers = () if isinstance(given, str) else tuple(map(float, given))
+            except (TypeError, ValueError):
+                numbers = ()
+            if not numbers or not all(map(math.isfinite, numbers)):
+                raise UsageError(f"InputConvention: {name} is '{given}'; give finite numbers, one for each channel")
+            object.__setattr__(self, name, numbers)
+        if len(self.std) != len(self.mean) or min(self.std) <= 0:
+            raise UsageError(
+                f"InputConvention: std is '{self.std}'; give {len(self.mean)} positive numbers, as in mean"
+            )
+        if not isinstance(self.bands, bool):
+            raise UsageError(f"InputConvention: bands is '{self.bands}'; give true or false")
+
     @classmethod
     def named(cls, name: str) -> InputConvention:
         """A convention by name (`CONVENTIONS`), or spelt ``ORDER:MEAN,MEAN,MEAN[/STD]``."""
@@ -188,21 +221,14 @@ class InputConvention:
             mean, _, std = numbers.partition("/")
             means = tuple(float(m) for m in mean.split(","))
             stds = tuple(float(s) for s in (std or "1").split(","))
-            stds = stds * len(means) if len(stds) == 1 else stds
-            if (
-                order not in ("rgb", "bgr")
-                or len(means) < 3
-                or len(stds) != len(means)
-                or not all(map(math.isfinite, means))
-                or min(stds) <= 0
-            ):
+            if len(means) < 3:
                 raise ValueError
-        except ValueError:
+            return cls(order, means, stds * len(means) if len(stds) == 1 else stds)
+        except (ValueError, UsageError):
             known = ", ".join(CONVENTIONS)
             raise UsageError(
                 f"input '{name}': give one of {known}, or ORDER:MEANS/STD such as bgr:104,117,123/1"
             ) from None
-        return cls(order, means, stds)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint header."""
@@ -210,10 +236,12 @@ class InputConvention:
         return {**plain, "bands": True} if self.bands else plain
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> InputConvention:
-        """The inverse of `to_dict`."""
-        mean, std = (tuple(map(float, data[key])) for key in ("mean", "std"))
-        return cls(str(data["order"]), mean, std, bool(data.get("bands", False)))
+    def from_dict(cls, data: Mapping[str, Any], where: str = "header") -> InputConvention:
+        """The inverse of `to_dict`; `where` is the file, for errors."""
+        try:
+            return cls(data["order"], data["mean"], data["std"], data.get("bands", False))
+        except UsageError as problem:
+            raise UsageError(f"{where}: {problem}; take another copy") from None
 
 
 CONVENTIONS = {
@@ -306,6 +334,9 @@ class TrainConfig:
         None, "end the run after so many evaluations without a better mean IU (early stopping)", least=1
     )
     device: str = option("auto", "where the net is: cpu, cuda, mps, or auto: a GPU where there is one")
+
+    def __post_init__(self) -> None:
+        validate(self)
 
     def total_steps(self, images: int) -> int:
         """The number of steps of the whole run on a training split of so many images."""

@@ -22,19 +22,18 @@ _FEW = 1 << 16  # from so many pixels on it pays to count all pairs of bytes
 _CHUNK = 1 << 19  # pixels that are counted at once: 6 MB beside the picture
 
 
-def confusion_matrix(
-    prediction: NDArray[np.integer], label: NDArray[np.integer], num_classes: int, ignore_index: int = 255
-) -> Counts:
+def confusion_matrix(prediction: Any, label: Any, num_classes: int, ignore_index: int = 255) -> Counts:
     """n_ij, the number of pixels of class i that were predicted as class j: (num_classes, num_classes) int64, rows
     are truth.
 
-    prediction, label: arrays of one shape. Pixels whose label is `ignore_index` are left out, whatever was predicted
-    there; any other value outside the classes is an error, in either array.
+    prediction, label: arrays or tensors of whole numbers, of one shape. Pixels whose label is `ignore_index` are left
+    out, whatever was predicted there; any other value outside the classes is an error, in either array.
 
     >>> confusion_matrix(np.array([0, 1, 1, 0]), np.array([0, 1, 0, 255]), 2)
     array([[1, 1],
            [0, 1]])
     """
+    prediction, label = _whole_numbers(prediction, "prediction"), _whole_numbers(label, "label")
     if prediction.shape != label.shape:
         raise UsageError(
             f"metrics: the prediction is {prediction.shape} and the label {label.shape}; they must have one shape"
@@ -61,6 +60,14 @@ def confusion_matrix(
         .reshape(num_classes, num_classes)
         .astype(np.int64)
     )
+
+
+def _whole_numbers(given: Any, name: str) -> NDArray[np.integer]:
+    """Return an array, tensor or list of whole numbers as an array."""
+    array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+    if array.dtype.kind not in "biu":
+        raise UsageError(f"metrics: the {name} is a {type(given).__name__} of {array.dtype}; give class indices")
+    return array
 
 
 def _narrow(values: NDArray[np.integer]) -> NDArray[np.uint8] | None:

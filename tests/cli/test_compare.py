@@ -12,7 +12,11 @@ import pytest
 from tests.support.strict_html import check
 
 from fullconv.cli.command import main
+from fullconv.errors import UsageError
+from fullconv.inference.predictor import load_checkpoint
 from fullconv.reporting.page import percent
+from fullconv.reporting.run_page import write_run_report
+from fullconv.training.log import read_log
 from fullconv.weights import checkpoint
 
 SMALL = ["--backbone", "lenet", "--width", "0.1", "--stride", "4", "--workers", "0", "--batch-size", "2"]
@@ -167,3 +171,19 @@ def test_what_is_no_run_is_one_line(
     capsys.readouterr()
     assert fullconv("compare", *words) == 2
     assert capsys.readouterr().err == f"fullconv: error: {told}\n"
+
+
+def test_a_log_that_is_no_text_is_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "slow", tmp_path / "torn")
+    log = tmp_path / "torn" / "log.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole.replace(b'"loss"', b'"l\xffss"', 2))
+    said = f"{log}: line 1 is damaged (it is not UTF-8); take another copy, or delete the line"
+    capsys.readouterr()
+    assert fullconv("compare", runs / "fast", tmp_path / "torn", "--out", tmp_path / "c.html") == 2
+    assert capsys.readouterr().err == f"fullconv: error: {said}\n"
+    with pytest.raises(UsageError) as caught:
+        write_run_report(log.parent, load_checkpoint(log.parent / "model.safetensors"), None)
+    assert str(caught.value) == said
+    log.write_bytes(whole[:-20])  # what a kill cuts short is left out
+    assert len(read_log(log.parent)) == len(whole.splitlines()) - 1

@@ -10,7 +10,7 @@ from tests.support.fakes import SIZE, camvid, fake
 
 from fullconv.checking.check_dataset import check_dataset
 from fullconv.config import CONVENTIONS
-from fullconv.data.dataset import modalities_of, tasks_of
+from fullconv.data.dataset import facts_of
 from fullconv.datasets.open_dataset import default_splits, open_dataset, splits_of
 from fullconv.datasets.published.camvid import split_of
 from fullconv.datasets.published.catalog import abouts, named
@@ -66,7 +66,7 @@ def test_names_and_their_order_are_those_of_the_list(copies, name):
 def test_every_class_and_void_come_out_as_indices(copies, name):
     folder, _ = copies[name]
     data = open_dataset(f"{name}:{folder}", default_splits(f"{name}:{folder}")[0])
-    for task, space in tasks_of(data).items():
+    for task, space in facts_of(data).tasks.items():
         found = {int(value) for i in range(len(data)) for value in np.unique(data[i].tasks[task])}
         void = set() if name.startswith("pascal-context") or name == "sbd" else {255}
         assert found == {*range(len(space)), *void}, task
@@ -79,8 +79,8 @@ def test_the_channels_are_those_of_the_modalities(copies, name):
     data = open_dataset(f"{name}:{folder}", default_splits(f"{name}:{folder}")[0])
     kinds = {"color": 3, "depth": 1, "hha": 3}
     image = data[0].image
-    assert image.shape[2] == sum(kinds[modality] for modality in modalities_of(data))
-    assert image.dtype == (np.float32 if "depth" in modalities_of(data) else np.uint8)
+    assert image.shape[2] == sum(kinds[modality] for modality in facts_of(data).modalities)
+    assert image.dtype == (np.float32 if "depth" in facts_of(data).modalities else np.uint8)
     assert image.shape[:2] == data[0].semantic.shape
 
 

@@ -183,14 +183,35 @@ def test_a_heat_map_lies_on_the_image_exactly(stride, before, half, side):
 
 
 @pytest.mark.slow
-def test_the_heat_map_is_drawn_from_a_net_and_a_photograph(tmp_path, monkeypatch):
+def test_the_heat_map_is_drawn_from_a_net_and_a_photograph(tmp_path, monkeypatch, capsys):
     weights, photograph, out = (tmp_path / name for name in ("w.safetensors", "photo.png", "map.jpg"))
     safetensors.torch.save_file(build_classifier(HEATMAP.CONFIG, 1000).state_dict(), weights)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 310, 3), dtype=np.uint8)).save(photograph)
-    monkeypatch.setattr(sys, "argv", f"heatmap --weights {weights} --image {photograph} --out {out}".split())
-    HEATMAP.main()
+    asked, look, draw = [], HEATMAP.look, HEATMAP.draw
+    monkeypatch.setattr(HEATMAP, "look", lambda *given: asked.append(look(*given)) or asked[-1])
+    monkeypatch.setattr(HEATMAP, "draw", lambda *given: asked.append(given[2]) or draw(*given))
+
+    def run(*words):
+        given = ["heatmap", "--weights", str(weights), "--image", str(photograph), *words]
+        monkeypatch.setattr(sys, "argv", given)
+        HEATMAP.main()
+
+    run("--out", str(out), "--class", "7=cock", "--class", "9")
+    seen, names = asked
+    assert seen.shown == (7, 9) and names == {7: "cock"} and seen.maps[0].shape == (260, 310)
     with Image.open(out) as drawn:
         assert drawn.format == "JPEG"
+    (tmp_path / "names.txt").write_text("".join(f"class number {k}\n" for k in range(1000)))
+    run("--out", str(out), "--names", str(tmp_path / "names.txt"))
+    likeliest, names = asked[2:]
+    assert likeliest.shown[0] != likeliest.shown[1] and names[999] == "class number 999"
+    assert likeliest.maps[0].max() >= seen.maps[0].max()
+    kept = (DOCS / "heatmap.jpg").stat().st_mtime_ns
+    for words in ([], ["--out", str(out), "--class", "1000"], ["--out", str(out), "--class", "1", "--class", "1"]):
+        with pytest.raises(SystemExit) as left:
+            run(*words)
+        assert left.value.code == 2 and "error: " in capsys.readouterr().err
+    assert (DOCS / "heatmap.jpg").stat().st_mtime_ns == kept
 
 
 def test_the_table_of_data_sets_is_the_code():

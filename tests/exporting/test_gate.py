@@ -1,5 +1,7 @@
 """An exported file is kept only if it says what the net says."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +62,40 @@ def test_a_good_file_is_kept(quick, tmp_path, name):
     assert checked.bytes == sum(path.stat().st_size for path in (tmp_path / "deep").iterdir())
     shot = image(*SIZE)
     assert (load_exported(tmp_path / "deep" / name)(shot).prediction == quick(shot).prediction).all()
+
+
+def test_what_killed_exports_left_is_removed_by_the_next(quick, tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    names = {
+        "of a dead process": f".m.onnx.{int(dead.stdout)}-abc.tmp",
+        "of a living one": f".m.onnx.{os.getppid()}-abc.tmp",
+        "of another file": f".other.onnx.{int(dead.stdout)}-abc.tmp",
+        "of nobody": ".m.onnx.notes-abc.tmp",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.onnx").write_bytes(b"part")
+    export(quick, tmp_path / "m.onnx", SIZE)
+    del names["of a dead process"]
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", *names.values()}
+
+
+@pytest.mark.slow
+def test_an_export_that_is_killed_leaves_nothing_for_good(tmp_path):
+    """The folder bears the number of its process, so the next export knows that nobody needs it."""
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import fullconv.exporting.export as e\n"
+        "from small_nets import predictor\n"
+        "e.keep = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "e.export(predictor('lenet', 4), sys.argv[2], (40, 56))\n"
+    )
+    engines = str(Path(__file__).parents[1] / "engines")
+    killed = subprocess.run([sys.executable, "-c", code, engines, str(tmp_path / "m.pt2")], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".m.pt2.") and (left / "m.pt2").stat().st_size
+    export(predictor("lenet", 4), tmp_path / "m.pt2", SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
 
 
 def test_a_program_is_kept(tmp_path):

@@ -12,8 +12,8 @@ import fullconv
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.errors import UsageError
 from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.model import Model
 from fullconv.inference.predictor import Predictor
-from fullconv.inference.segmentation import Segmentation
 from fullconv.inference.tta import Augmented
 from fullconv.inference.uncertainty import softmax
 from fullconv.labels import LabelSpace
@@ -22,10 +22,10 @@ from fullconv.weights.checkpoint import Header
 LABELS = LabelSpace.of(["background", "a", "b"])
 
 
-class Lopsided:
+class Lopsided(Model):
     """A model of two heads whose scores depend on place and neighbours, not the same from left and from right."""
 
-    labels = LABELS
+    header = Header(ModelConfig(), LABELS, CONVENTIONS["torchvision"], geometric=LABELS)
 
     def __init__(self):
         self.sizes = []
@@ -35,11 +35,6 @@ class Lopsided:
         x = image.astype(np.float32)[:, :, :3].transpose(2, 0, 1) / 64
         x = x + np.roll(x, 1, 2) * 0.5 + np.linspace(0, 1, x.shape[2], dtype=np.float32)
         return {"semantic": CoarseScores.of_logits(x), "geometric": CoarseScores.of_logits(-x)}
-
-    def __call__(self, image):
-        by_task = self.coarse(image)
-        geometric = Segmentation(image, by_task["geometric"], LABELS)
-        return Segmentation(image, by_task["semantic"], LABELS, geometric)
 
 
 images = st.builds(

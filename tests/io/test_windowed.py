@@ -196,3 +196,35 @@ def test_labels_keep_their_place(tmp_path):
         assert (before.crs, before.transform) == (after.crs, after.transform)
         assert after.colormap(1)[1][:3] == space(5).palette[1]
         assert after.profile["compress"] == "deflate" and after.profile["tiled"]
+
+
+def test_an_error_of_gdal_is_one_line(tmp_path):
+    """The tag of the pixel scale (33550) becomes that of the texts (34737), which GDAL then misses."""
+    path = geotiff(tmp_path / "a.tif", pixels((4, 40, 52)))
+    data = bytearray(path.read_bytes())
+    (place,) = (at for at in range(8, len(data) - 4, 2) if data[at : at + 4] == b"\x0e\x83\x0c\x00")
+    data[place : place + 2] = (34737).to_bytes(2, "little")
+    path.write_bytes(data)
+    for bands in (True, False):
+        with pytest.raises(UsageError, match=r"a\.tif: the image is damaged \(.*GeoAsciiParams.*\); copy") as caught:
+            outline(path, bands)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_header_is_one_line_or_its_pixels(tmp_path):
+    whole = geotiff(tmp_path / "whole.tif", pixels((4, 40, 52)), photometric="RGB", alpha="yes").read_bytes()
+    rng, path, refused = np.random.default_rng(3), tmp_path / "a.tif", 0
+    for _ in range(100):
+        data = bytearray(whole)
+        for place in rng.integers(8, 700, rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        for bands in (True, False):
+            try:
+                outline(path, bands)
+                with open_source(path, bands, 3) as source:
+                    source.rows(0, min(8, source.height))
+            except UsageError as problem:
+                refused += 1
+                assert "\n" not in str(problem) and str(path) in str(problem)
+    assert 20 < refused < 200

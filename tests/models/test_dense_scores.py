@@ -467,4 +467,10 @@ def test_what_cannot_be_is_refused_in_one_line(refused, words):
 def test_the_page_about_it_says_what_is():
     page = (Path(__file__).parents[2] / "docs" / "rarefaction.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
-    exec(compile(block, "rarefaction.md", "exec"), {})
+    names: dict = {}
+    exec(compile(block, "rarefaction.md", "exec"), names)
+    assert block.count("\nassert ") == 2  # of the page itself, which have held
+    height, width = names["height"], names["width"]
+    assert torch.allclose(names["stitched"], names["dense"][:, :, :height, :width], atol=1e-5)
+    with pytest.raises(AssertionError):
+        exec(compile(block.replace("(stitched, ", "(stitched + 1, "), "rarefaction.md", "exec"), {})

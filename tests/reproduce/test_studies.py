@@ -16,7 +16,7 @@ from fullconv.models.build import build_classifier
 from fullconv.models.convolutionalize import convolutionalize
 from fullconv.reproduce.learning import learn, plan
 from fullconv.reproduce.result import Result
-from fullconv.reproduce.setting import Setting, Subset, affordable, open_setting
+from fullconv.reproduce.setting import Setting, affordable, open_setting, part
 from fullconv.reproduce.studies import STUDIES, study
 from fullconv.weights.checkpoint import Header, save
 
@@ -127,14 +127,14 @@ def test_a_plan_keeps_to_what_is_left(monkeypatch):
 
 def test_less_is_a_part_of_more_and_says_the_same():
     whole = Digits("val", SIZE, 40)
-    few, more = Subset(whole, 5, 0), Subset(whole, 20, 0)
+    few, more = part(whole, 5, 0), part(whole, 20, 0)
     assert (
-        set(few.chosen) < set(more.chosen)
+        set(few.indices) < set(more.indices)
         and len(few) == 5
         and few[0].name in {s.name for s in map(few.__getitem__, range(5))}
     )
-    assert list(Subset(whole, 5, 0).chosen) == list(few.chosen) != list(Subset(whole, 5, 1).chosen)
-    assert list(Subset(whole, 100, 3).chosen) == list(range(40))
+    assert list(part(whole, 5, 0).indices) == list(few.indices) != list(part(whole, 5, 1).indices)
+    assert list(part(whole, 100, 3).indices) == list(range(40))
 
 
 def test_a_study_that_is_broken_off_writes_nothing(tmp_path, monkeypatch):

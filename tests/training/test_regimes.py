@@ -21,7 +21,7 @@ from fullconv.labels import LabelSpace
 from fullconv.training.loop import State, ema_weights, fit
 from fullconv.training.loss import Objective, segmentation_loss, sizes, step_loss
 from fullconv.training.sampling import (
-    Balanced,
+    balanced,
     class_weights,
     pixel_counts,
     random_shift,
@@ -191,8 +191,8 @@ def test_a_shift_stays_within_the_stride():
 
 def test_balanced_drawing_meets_every_class_about_as_often():
     data = Blocks(40)
-    drawn = Balanced(data, seed=0)
-    assert len(drawn) == 40 and drawn[3].name == data[int(drawn.order[3])].name
+    drawn = balanced(data, seed=0)
+    assert len(drawn) == 40 and drawn[3].name == data[int(drawn.indices[3])].name
     rare = sum(drawn[i].name == "b0" for i in range(40))
     assert rare >= 8 and len({drawn[i].name for i in range(40)}) > 15
     import pickle

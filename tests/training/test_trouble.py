@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tests.support.runs import CONFIG, MODEL, final, start
@@ -195,8 +196,12 @@ def test_no_loader_process_outlives_a_training_that_was_killed(digits_folder, tm
     while not (tmp_path / "log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(1)  # the loaders are far ahead, and wait to hand over
+    loaders = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.communicate(timeout=10)  # the pipe ends when the last of them does
+    said, _ = process.communicate(timeout=10)  # the pipe ends when the last of them does
+    assert process.returncode == -signal.SIGKILL and len(loaders) >= 2, said.decode()
+    _, alive = psutil.wait_procs(loaders, timeout=10)
+    assert not [loader for loader in alive if loader.status() != psutil.STATUS_ZOMBIE]
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------

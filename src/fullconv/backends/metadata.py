@@ -105,7 +105,7 @@ class ExportMetadata:
                 )
             return cls(
                 labels=LabelSpace.from_dict(said["labels"]),
-                input=InputConvention.from_dict(said["input"]),
+                input=InputConvention.from_dict(said["input"], shown(path)),
                 size=(int(said["size"][0]), int(said["size"][1])) if said["size"] else None,
                 stride=int(said["stride"]),
                 reach=(int(said["reach"]["before"]), int(said["reach"]["after"]), int(said["reach"]["period"])),

@@ -23,12 +23,11 @@ import numpy as np
 from PIL import Image
 
 from fullconv.config import InputConvention, ModelConfig, Size, TrainConfig
-from fullconv.data.dataset import Dataset, Sample
+from fullconv.data.dataset import Dataset, adapt
 from fullconv.data.loader import BatchStream, batches
 from fullconv.data.transforms import augmentation, outside, window
 from fullconv.datasets.open_dataset import default_splits, open_dataset
 from fullconv.datasets.published.label_spaces import VOC
-from fullconv.labels import LabelSpace
 from fullconv.models.build import build
 from fullconv.training.loop import State, fit
 
@@ -64,19 +63,6 @@ def pictures(count: int = 32, size: Size = (360, 480)) -> Iterator[Path]:
         yield root
 
 
-class _Kept:
-    """Some samples in memory, over and over."""
-
-    def __init__(self, samples: list[Sample], labels: LabelSpace) -> None:
-        self.samples, self.labels = samples, labels
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
-
-
 def measure(data: str | None = None, rounds: int = 5, batch: int = 4, crop: Size = (288, 384)) -> dict[str, Any]:
     """Images a second of each way, and as multiples of what training takes (``share_of_training``).
 
@@ -99,7 +85,7 @@ def _measure(dataset: Dataset, name: str, rounds: int, batch: int, crop: Size) -
     plain = replace(config, scale=None, flip=False, color=0.0)
     kept = [window(dataset[index % len(dataset)], 0, 0, crop, fill) for index in range(batch)]
     net = build(ModelConfig("mobilenet_v2", stride=8, num_classes=len(dataset.labels)))
-    training = fit(State.of(net, plain), _Kept(kept, dataset.labels), plain, CONVENTION)
+    training = fit(State.of(net, plain), adapt(kept, dataset.labels), plain, CONVENTION)
     place = itertools.count(0, STEPS * batch)
 
     def decode() -> tuple[int, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullconv.bench import prediction
 from fullconv.config import Size
-from fullconv.inference.predictor import load
+from fullconv.inference.predictor import load_checkpoint
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
 
@@ -32,7 +32,7 @@ def _peak(way: str, made: tuple[str, float, str] | Path, size: Size, threads: in
 
     torch.set_num_threads(threads)
     if isinstance(made, Path):
-        net = load(made, engine="eager").net
+        net = load_checkpoint(made, engine="eager").net
         assert isinstance(net, FCN)
     else:
         net = prediction.random_net(*made)

@@ -17,7 +17,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from fullconv.checking.findings import Report
-from fullconv.data.dataset import Dataset, Image, photograph
+from fullconv.data.dataset import Dataset, Image, facts_of, photograph
 from fullconv.errors import shown
 
 ROWS, COLUMNS, BLOCK = 32, 36, 4  # 8 x 9 blocks, which make 8 x 8 comparisons: 64 bits
@@ -170,7 +170,7 @@ def quick_duplicates(first: Dataset, second: Dataset) -> list[str]:
 
 
 def _image_files(dataset: Dataset) -> list[Path]:
-    return [Path(pair[1]) for pair in getattr(dataset, "pairs", ())]
+    return [Path(pair[1]) for pair in facts_of(dataset).pairs]
 
 
 def _shared(sides: list[list[Path]], key: Callable[[Path], Hashable]) -> list[list[Path]]:

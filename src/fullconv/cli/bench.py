@@ -135,10 +135,10 @@ def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     from fullconv.bench import prediction
     from fullconv.bench.peak_memory import peak_of
-    from fullconv.inference.predictor import load
+    from fullconv.inference.predictor import load_checkpoint
     from fullconv.models.fcn import FCN
 
-    model = load(args.model, engine="eager").net if args.model is not None else None
+    model = load_checkpoint(args.model, engine="eager").net if args.model is not None else None
     assert model is None or isinstance(model, FCN)
     threads = _numbers(args.threads, "--threads", "1,2") if args.threads else [torch.get_num_threads()]
     sizes = [_size(part) for part in args.sizes.split(",")]

@@ -45,13 +45,13 @@ def open_predictor(
     images: how many are to be predicted. first: reads one of them as the net takes it. say: is told what was picked.
     """
     from fullconv.hardware import multiplies_bf16
-    from fullconv.inference.predictor import load
+    from fullconv.inference.predictor import load_checkpoint
     from fullconv.optimize.compiled import PRECISIONS, check
 
     if precision == "bf16" and not multiplies_bf16():
         say("bf16: this processor does not multiply it, so it takes longer than fp32; --precision auto is the faster")
     if "auto" not in (engine, precision):
-        return load(path, precision, engine)
+        return load_checkpoint(path, precision, engine)
     if engine not in ("auto", "eager"):
         check(engine, "fp32")
     if precision != "auto" and precision not in {p for each in PRECISIONS.values() for p in each}:
@@ -65,7 +65,7 @@ def _fastest(
 ) -> Predictor:  # fmt: skip
     """The same where it is to be found: by what was kept of a trial, or by one, if there is work enough."""
     from fullconv.hardware import precisions
-    from fullconv.inference.predictor import Predictor, load
+    from fullconv.inference.predictor import Predictor, load_checkpoint
     from fullconv.models.fcn import FCN
     from fullconv.optimize import autotune
     from fullconv.weights.checkpoint import sha256_of
@@ -75,10 +75,10 @@ def _fastest(
     best = autotune.cached_choice(path, fingerprint, asked)
     if best is not None and images * best.plain >= LONG:
         say(f"engine {best} (tried before, {autotune.place_of(path).name})")
-        return load(path, best.precision, best.engine)
+        return load_checkpoint(path, best.precision, best.engine)
     if best is not None or images < FEW or first is None:
-        return load(path, *usual)
-    plain = load(path, engine="eager")
+        return load_checkpoint(path, *usual)
+    plain = load_checkpoint(path, engine="eager")
     assert isinstance(plain.net, FCN)
     try:
         x = plain.to_input(first(plain))

@@ -7,14 +7,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fullconv.cli.engines import add_engine
 from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from fullconv.inference.predictor import Predictor
     from fullconv.metrics import Scores
 
 EXAMPLE = "fullconv evaluate run/model.safetensors photos/ --split val"
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from fullconv.datasets.open_dataset import default_splits, open_dataset
     from fullconv.evaluation.evaluate import evaluate_tasks
     from fullconv.evaluation.trimap import trimap_scores
-    from fullconv.inference.exported import SUFFIXES
+    from fullconv.inference.exported import SUFFIXES, ExportedPredictor
 
     ours = distributed.join()
     console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not ours.first)
@@ -59,10 +58,7 @@ def run(args: argparse.Namespace) -> int:
     # Of several processes each would find an engine of its own by a trial.
     engine = "auto" if args.model.suffix in SUFFIXES and args.engine == ENGINE else args.engine
     asked = PredictRequest(args.model, engine, args.precision, images=len(dataset) if ours.size == 1 else 1)
-    predictor = cast(
-        "Predictor",
-        load_model(asked, lambda _: dataset[0].image, lambda line: console.print(line, highlight=False)),
-    )
+    predictor = load_model(asked, lambda _: dataset[0].image, lambda line: console.print(line, highlight=False))
     with Bar(console, f"evaluating {split}", len(dataset)) as bar:
         found = evaluate_tasks(predictor, dataset, lambda done, _: bar.update(done), ours)
     distributed.leave(ours)
@@ -74,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
             near = trimap_scores(predictor, dataset, widths, lambda done, _: bar.update(done))
     if args.json:
         semantic, *others = found.items()
+        engine, precision = args.model.suffix[1:], args.precision
+        if not isinstance(predictor, ExportedPredictor):
+            engine, precision = predictor.engine, predictor.precision
         print_json(
             {"model": str(args.model), "data": args.data, "split": split, "images": len(dataset),
-             "engine": getattr(predictor, "engine", args.model.suffix[1:]),
-             "precision": getattr(predictor, "precision", args.precision),
+             "engine": engine, "precision": precision,
              **semantic[1].to_dict(predictor.labels.names),
              **{task: scores.to_dict(predictor.header.tasks[task].names) for task, scores in others},
              **({"trimap": {width: scores.to_dict(predictor.labels.names) for width, scores in near.items()}}

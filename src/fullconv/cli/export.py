@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fullconv.cli.options import DATA, add_reading, reading_of
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from fullconv.data.dataset import Dataset, Image
-    from fullconv.exporting.export import Checked
-    from fullconv.inference.exported import ExportedPredictor
-    from fullconv.inference.predictor import Predictor
+    from fullconv.exporting.export import Checked, Measure
 
 EXAMPLE = "fullconv export run/model.safetensors --out m.onnx --data photos/"
 
@@ -53,9 +51,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from fullconv.cli.show import key_values, print_json
+    from fullconv.data.dataset import Subset
     from fullconv.datasets.open_dataset import default_splits, open_dataset
     from fullconv.exporting.export import export, refuse
-    from fullconv.inference.predictor import load
+    from fullconv.inference.predictor import load_checkpoint
 
     console = Console(stderr=bool(args.json), soft_wrap=True)
     size = size_of(args.size)
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if (given := getattr(args, flag)) is not None and given < 1:
             raise UsageError(f"--{flag} is {given}; give at least 1")
     refuse(args.out, args.int8 is not None)
-    predictor = load(args.model)
+    predictor = load_checkpoint(args.model)
     reading = reading_of(args)
     calibration: list[Image] = []
     images: list[Image] = []
@@ -77,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
             images = [held[index].image for index in spread(len(held), COMPARED)]
     if args.data is not None:
         split = args.split or default_splits(args.data)[1] or "val"
-        dataset = First(open_dataset(args.data, split, reading), args.limit)
+        opened = open_dataset(args.data, split, reading)
+        dataset = Subset(opened, range(min(len(opened), args.limit or len(opened))))
         images = [dataset[index].image for index in spread(len(dataset), COMPARED)]
         other = next((image.shape[:2] for image in images if size not in (None, image.shape[:2])), None)
         if other is not None:
@@ -98,23 +98,6 @@ COMPARED = 20
 """Images of a data set on which scores and labels are compared; the mean IU is over all of the split."""
 
 
-class First:
-    """A data set's first images, all if `limit` is None."""
-
-    def __init__(self, dataset: Dataset, limit: int | None) -> None:
-        self.whole = dataset
-        self.length = min(len(dataset), limit or len(dataset))
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Any:
-        return self.whole[index]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
-
-
 def spread(length: int, wanted: int) -> list[int]:
     """Numbers of images, over all of a data set.
 
@@ -125,14 +108,11 @@ def spread(length: int, wanted: int) -> list[int]:
     return [number * length // count for number in range(count)]
 
 
-def measure(dataset: Dataset) -> Any:
-    """The mean IU of a net on this data, or of an exported file."""
+def measure(dataset: Dataset) -> Measure:
+    """Return a function that gives the mean IU of a model on this data."""
     from fullconv.evaluation.evaluate import evaluate
 
-    def mean_iu(one: Predictor | ExportedPredictor) -> float | None:
-        return evaluate(cast("Predictor", one), dataset).mean_iu
-
-    return mean_iu
+    return lambda model: evaluate(model, dataset).mean_iu
 
 
 def size_of(text: str) -> tuple[int, int] | None:

@@ -15,10 +15,10 @@ from fullconv.inference.large_image.tiling_options import TilingOptions
 
 if TYPE_CHECKING:
     from fullconv.inference.exported import ExportedPredictor
+    from fullconv.inference.model import Model
     from fullconv.inference.outputs import OutputWriter
     from fullconv.inference.pipeline import Clock
     from fullconv.inference.predictor import Predictor
-    from fullconv.inference.tta import Model
 
 Say = Callable[[str], Any]
 Read = Callable[["Model"], Any]

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-import fullconv
 from fullconv.checking.check_dataset import quick_check
 from fullconv.cli.show import Bar, four_numbers, key_values
 from fullconv.config import TrainConfig
+from fullconv.data.dataset import facts_of
+from fullconv.inference.predictor import load_checkpoint
 from fullconv.profiling import process_memory
 from fullconv.profiling.process_memory import format_bytes
 from fullconv.reporting.formatting import duration
@@ -48,10 +49,11 @@ def describe(console: Any, job: Run, args: argparse.Namespace) -> None:
                      f"lr {config.lr:g} ({config.schedule}), "
                      f"{config.precision}, {torch.get_num_threads()} threads, seed {config.seed}"),
     ]  # fmt: skip
-    made = getattr(job.dataset, "split_made", None)
+    facts = facts_of(job.dataset)
+    made = facts.split_made
     if made:
         rows.append(("split", made))
-    rows += [("note", note) for note in getattr(job.dataset, "notes", ())]
+    rows += [("note", note) for note in facts.notes]
     expected, warning = planned(job)
     console.print(key_values(rows + expected))
     looked = [] if job.state.step else quick_check(job.dataset, job.validation)
@@ -144,7 +146,7 @@ def board_of(job: Run, args: argparse.Namespace) -> contextlib.AbstractContextMa
 
 def write_report(console: Any, job: Run) -> None:
     """The report of a run that is over."""
-    predictor = fullconv.load(job.folder / "model.safetensors")
+    predictor = load_checkpoint(job.folder / "model.safetensors")
     with Bar(console, "writing the report", len(job.validation or ())) as bar:
         page = write_run_report(job.folder, predictor, job.validation, training=job.dataset, progress=bar.follow)
     console.print(f"\nthe best net: {job.folder / 'model.safetensors'}\nthe report:   {page}", highlight=False)

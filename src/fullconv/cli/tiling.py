@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from fullconv.inference.exported import ExportedPredictor
     from fullconv.inference.large_image.predict_file import Facts
     from fullconv.inference.large_image.tiling_options import TilingOptions
+    from fullconv.inference.model import Model
     from fullconv.inference.outputs import OutputWriter
-    from fullconv.inference.predictor import Predictor
 
 FORMATS = ("png", "tif")
 
@@ -69,7 +68,7 @@ class Large:
     told the plan of each, and what there is to say of it afterwards.
     """
 
-    model: Predictor | ExportedPredictor
+    model: Model
     settings: TilingOptions
     outputs: OutputWriter
     whole: str | None
@@ -88,7 +87,7 @@ class Large:
                 return False
         from fullconv.inference.large_image.predict_file import is_ordinary
 
-        if is_ordinary(cast("Predictor", self.model), path, self.settings):
+        if is_ordinary(self.model, path, self.settings):
             return False
         if self.whole is not None:
             raise UsageError(
@@ -102,7 +101,7 @@ class Large:
         from fullconv.inference.large_image.predict_file import described, predict_file
 
         facts = predict_file(
-            cast("Predictor", self.model), path, self.outputs.folder, name, self.settings, self.outputs.overlay,
+            self.model, path, self.outputs.folder, name, self.settings, self.outputs.overlay,
             planned=lambda plan: self.say(f"{shown(path)}, {plan.height}x{plan.width}: {plan}"),
             progress=Steps(name, self.say),
         )  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
-from fullconv.data.dataset import SEMANTIC, Dataset, tasks_of
+from fullconv.data.dataset import SEMANTIC, Dataset, adapt, facts_of
 from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import UsageError
-from fullconv.inference.predictor import Predictor
+from fullconv.inference.model import Model
+from fullconv.inference.predictor import as_model
 from fullconv.metrics import Counts, Scores, confusion_matrix, scores
 
 
@@ -18,14 +20,14 @@ class Interrupted(Exception):
 
 
 def confusions(
-    predictor: Predictor, dataset: Dataset, first: int = 0, every: int = 1
+    predictor: Model, dataset: Dataset, first: int = 0, every: int = 1
 ) -> Iterator[tuple[str, dict[str, Counts]]]:
     """The name of each sample and its confusion matrix for each task that the net and the data share, one image at a
     time, at its own size; their sum is that of the split.
 
     first, every: of the samples, every so many from the first on.
     """
-    tasks = {task: space for task, space in tasks_of(dataset).items() if task in predictor.header.tasks}
+    tasks = {task: space for task, space in facts_of(dataset).tasks.items() if task in predictor.header.tasks}
     for task, space in tasks.items():
         has = len(predictor.header.tasks[task])
         if len(space) != has:
@@ -45,7 +47,7 @@ def confusions(
 
 
 def evaluate_tasks(
-    predictor: Predictor,
+    predictor: Model | str | Path,
     dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,
     processes: ProcessGroup = ALONE,
@@ -54,12 +56,16 @@ def evaluate_tasks(
     """The four numbers of the paper for each task (``semantic``; SIFT Flow's ``geometric``, of which the paper gives
     the pixel accuracy), each from one confusion matrix over the whole split.
 
+    predictor: a model, or the path of one. dataset: for what is not a `Dataset` see `fullconv.adapt`; of pairs without
+    a label space the classes are the model's.
     progress: called with (images done, images in all).
     processes: those that share the work; process r of W takes the images r, r + W, ..., and the counts are added as
     integers, so that every number of processes gives the same scores.
     ended: asked after each image; where it says yes in any process, `Interrupted` is raised in all.
     """
-    total = {task: np.zeros((len(space),) * 2, np.int64) for task, space in tasks_of(dataset).items()}
+    predictor = as_model(predictor, "evaluate")
+    dataset = adapt(dataset, predictor.labels)
+    total = {task: np.zeros((len(space),) * 2, np.int64) for task, space in facts_of(dataset).tasks.items()}
     broken_off = False
     for done, (_, counts) in enumerate(confusions(predictor, dataset, processes.rank, processes.size), start=1):
         for task, found in counts.items():
@@ -72,14 +78,14 @@ def evaluate_tasks(
     if processes.any(broken_off):
         raise Interrupted
     return {
-        task: scores(processes.counts(counts), present_only(dataset))
+        task: scores(processes.counts(counts), facts_of(dataset).present_only)
         for task, counts in total.items()
         if task in predictor.header.tasks
     }
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: Model | str | Path,
     dataset: Dataset,
     progress: Callable[[int, int], None] | None = None,
     processes: ProcessGroup = ALONE,
@@ -90,8 +96,3 @@ def evaluate(
     The arguments are those of `evaluate_tasks`.
     """
     return evaluate_tasks(predictor, dataset, progress, processes, ended)[SEMANTIC]
-
-
-def present_only(dataset: Dataset) -> bool:
-    """Whether the means are over the classes in the truth of the split alone: the data set says so (SIFT Flow)."""
-    return bool(getattr(getattr(dataset, "about", None), "present_only", False))

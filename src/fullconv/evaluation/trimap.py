@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.dataset import SEMANTIC, Dataset, Label
-from fullconv.evaluation.evaluate import present_only
-from fullconv.inference.predictor import Predictor
+from fullconv.data.dataset import SEMANTIC, Dataset, Label, facts_of
+from fullconv.inference.model import Model
 from fullconv.metrics import Scores, confusion_matrix, scores
 
 
@@ -43,7 +42,7 @@ def _widened(found: NDArray[np.bool_], reach: int, axis: int) -> NDArray[np.bool
 
 
 def trimap_scores(
-    predictor: Predictor,
+    predictor: Model,
     dataset: Dataset,
     widths: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
@@ -60,4 +59,4 @@ def trimap_scores(
             total += confusion_matrix(prediction, near, len(space), space.ignore_index)
         if progress is not None:
             progress(index + 1, len(dataset))
-    return {width: scores(total, present_only(dataset)) for width, total in totals.items()}
+    return {width: scores(total, facts_of(dataset).present_only) for width, total in totals.items()}

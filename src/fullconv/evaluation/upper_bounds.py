@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fullconv.data.dataset import SEMANTIC, Dataset, Label
+from fullconv.data.dataset import SEMANTIC, Dataset, Label, facts_of
 from fullconv.errors import UsageError
-from fullconv.evaluation.evaluate import present_only
 from fullconv.labels import LabelSpace
 from fullconv.metrics import Scores, confusion_matrix, scores
 
@@ -58,4 +57,4 @@ def upper_bounds(
             total += confusion_matrix(coarse(truth, factor, space), truth, len(space), space.ignore_index)
         if progress is not None:
             progress(index + 1, len(dataset))
-    return {factor: scores(total, present_only(dataset)) for factor, total in totals.items()}
+    return {factor: scores(total, facts_of(dataset).present_only) for factor, total in totals.items()}

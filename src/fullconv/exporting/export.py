@@ -6,7 +6,6 @@ net; what fails is thrown away, with the numbers.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,11 +20,12 @@ from fullconv.config import Size, to_mapping
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.exporting.gate import Agreement, compare, odd_sizes, photographs, to_size
-from fullconv.inference.exported import SUFFIXES, ExportedPredictor, load_exported
+from fullconv.inference.exported import SUFFIXES, load_exported
 from fullconv.inference.large_image.halo import reach
+from fullconv.inference.model import Model
 from fullconv.inference.predictor import Predictor
 from fullconv.inference.preprocess import to_input
-from fullconv.io.atomic import move_into_place
+from fullconv.io.atomic import folder_beside, move_into_place
 from fullconv.models.fcn import FCN
 from fullconv.optimize.size_specialization import specialize_for_size
 
@@ -45,7 +45,7 @@ EXACT = (0, 2, 4, 8)
 of the net: their channels may have ranges that differ a hundredfold.
 """
 
-Measure = Callable[[Predictor | ExportedPredictor], float | None]
+Measure = Callable[[Model], float | None]
 """The mean IU of a net, or of an exported file."""
 
 
@@ -101,7 +101,7 @@ def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") ->
 
 def export(
     predictor: Predictor,
-    path: Path,
+    path: str | Path,
     size: Size | None = None,
     images: Sequence[Image] = (),
     calibration: Sequence[Image] = (),
@@ -115,14 +115,17 @@ def export(
 
     Raises `RunError` with the numbers when it does not agree; what stood under PATH is untouched then.
     """
+    if not isinstance(path, str | Path):
+        raise UsageError(f"export: path is a {type(path).__name__}; give the path of a file such as m.onnx")
+    path = Path(path)
     refuse(path, bool(calibration))
-    measure = measure and cache(measure)  # that of the net is the same at every try
+    measure = measure and cache(measure)  # type: ignore[assignment]  # that of the net is the same at every try
     net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
     if size is not None:
         net = specialize_for_size(net.eval(), *size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
-        made = Path(folder) / path.name
+    with folder_beside(path) as folder:
+        made = folder / path.name
         if path.suffix == ".pt2":
             from fullconv.backends import torch_export
 
@@ -207,6 +210,8 @@ def refuse(path: Path, int8: bool) -> None:
 
 
 def _fcn(predictor: Predictor) -> FCN:
+    if not isinstance(predictor, Predictor):
+        raise UsageError(f"export: predictor is a {type(predictor).__name__}; give a Predictor, as fullconv.load does")
     if not isinstance(predictor.net, FCN):
         raise UsageError(f"export: {type(predictor.net).__name__} is no FCN; give the checkpoint of one")
     return predictor.net

@@ -10,8 +10,7 @@ import numpy as np
 from fullconv.config import InputConvention, Size
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError
-from fullconv.inference.exported import ExportedPredictor
-from fullconv.inference.predictor import Predictor
+from fullconv.inference.model import Model
 
 SIZES = ((1, 1), (33, 47), (97, 131), (240, 321), (375, 500))
 """Of images for a file that takes any: the least one, odd ones, and that of a photograph."""
@@ -39,9 +38,7 @@ class Agreement:
         return self.difference / self.spread if self.spread else float(self.difference > 0)
 
 
-def compare(
-    predictor: Predictor, exported: ExportedPredictor, whole: ExportedPredictor, images: Sequence[Image]
-) -> Agreement:
+def compare(predictor: Model, exported: Model, whole: Model, images: Sequence[Image]) -> Agreement:
     """The agreement of a net with its file, run in both ways: to the coarse scores, and `whole` to the logits."""
     difference, low, high = 0.0, np.inf, -np.inf
     same = {"coarse": 0, "whole": 0}

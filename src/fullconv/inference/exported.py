@@ -12,9 +12,8 @@ from fullconv.backends.metadata import COARSE, LOGITS, ExportMetadata
 from fullconv.data.dataset import Image
 from fullconv.errors import UsageError, shown
 from fullconv.inference.coarse_scores import CoarseScores
-from fullconv.inference.preprocess import check_input, read_input, to_input
-from fullconv.inference.segmentation import Segmentation, segmented
-from fullconv.labels import LabelSpace
+from fullconv.inference.model import Model
+from fullconv.inference.preprocess import check_input, to_input
 
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 """A net in an engine: its input (N, C, H, W) to its outputs by name."""
@@ -23,7 +22,7 @@ SUFFIXES = (".onnx", ".xml", ".pt2")
 """Of the files that `load_exported` reads."""
 
 
-class ExportedPredictor:
+class ExportedPredictor(Model):
     """An exported net together with what it needs to be fed and read: call it with an image, like a `Predictor`.
 
     net: gives coarse scores, or the logits where it has no such. header: what the file says of itself.
@@ -31,17 +30,8 @@ class ExportedPredictor:
 
     def __init__(self, net: Run, header: ExportMetadata, name: str) -> None:
         self.net = net
-        self.header = header
+        self.header: ExportMetadata = header
         self.name = name
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The classes of the net."""
-        return self.header.labels
-
-    def read(self, path: str | Path) -> Image:
-        """The image in a file as this net takes it: a photograph, or bands as they are stored."""
-        return read_input(path, self.header.input)
 
     def coarse(self, image: Image) -> dict[str, CoarseScores]:
         """The scores by task at the net's own stride; the image is what `Predictor.coarse` takes."""
@@ -74,11 +64,6 @@ class ExportedPredictor:
             else:
                 found[task] = CoarseScores.of_logits(scores[0])
         return found
-
-    def __call__(self, image: Image | str | Path) -> Segmentation:
-        """The segmentation of an image: the path of one, or what `coarse` takes."""
-        pixels = self.read(image) if isinstance(image, str | Path) else image
-        return segmented(pixels, self.coarse(pixels), self.header.tasks)
 
 
 def load_exported(

@@ -16,7 +16,7 @@ from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from fullconv.data.dataset import Image
-    from fullconv.inference.tta import Model
+    from fullconv.inference.model import Model
 
 Found = tuple[Path, Path]
 """A file, and the path of its output below the folder of the outputs, without its suffix."""

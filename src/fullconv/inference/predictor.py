@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.data.dataset import Image
-from fullconv.errors import RunError, UsageError
+from fullconv.errors import RunError, UsageError, shown
 from fullconv.inference.coarse_scores import CoarseScores
-from fullconv.inference.preprocess import check_input, read_input
-from fullconv.inference.segmentation import Segmentation, segmented
+from fullconv.inference.exported import SUFFIXES, ExportedPredictor, load_exported
+from fullconv.inference.model import Model
+from fullconv.inference.preprocess import check_input
 from fullconv.inference.tensor_input import to_input
-from fullconv.labels import LabelSpace
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.optimize.compiled import WARMUP, CompiledModel, check
@@ -26,7 +26,7 @@ from fullconv.weights import checkpoint
 from fullconv.weights.checkpoint import Header
 
 
-class Predictor:
+class Predictor(Model):
     """A net together with what it needs to be fed and read: call it with an image.
 
     net: from the net's own input (N, C, H, W) to logits (N, K, H, W), or a dict of them for two heads.
@@ -40,7 +40,7 @@ class Predictor:
         if engine == "eager" and precision not in ("fp32", "bf16"):
             check("torch", precision)
         self.net = net
-        self.header = header
+        self.header: Header = header
         self.precision = precision
         self.engine = engine
         self.prepared: CompiledModel | None = None
@@ -49,11 +49,6 @@ class Predictor:
                 raise UsageError(f"engine {engine}: it takes an FCN, not {type(net).__name__}; use the engine eager")
             # For one image a form for its size would cost more than it saves.
             self.prepared = CompiledModel(net, engine, precision, sight=WARMUP[engine])
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The classes of the net."""
-        return self.header.labels
 
     def logits(self, image: Image) -> Tensor:
         """(1, K, H, W) float32 scores of an image (H, W, 3) uint8 RGB; of two heads those of the semantic one."""
@@ -96,15 +91,6 @@ class Predictor:
         """What the net is given for an image: (1, C, H, W) float32."""
         return to_input(torch.from_numpy(np.array(image)[None]).to(device or "cpu"), self.header.input)
 
-    def read(self, path: str | Path) -> Image:
-        """The image in a file as this net takes it: a photograph, or bands as they are stored."""
-        return read_input(path, self.header.input)
-
-    def __call__(self, image: Image | str | Path) -> Segmentation:
-        """The segmentation of an image: the path of one, (H, W, 3) uint8 RGB, or what `outputs` takes."""
-        pixels = self.read(image) if isinstance(image, str | Path) else image
-        return segmented(pixels, self.coarse(pixels), self.header.tasks)
-
 
 def run(net: nn.Module, x: Tensor) -> dict[str, CoarseScores]:
     """The scores by task of one input (1, C, H, W). A module that is no FCN gives logits, or a dict of them."""
@@ -129,7 +115,40 @@ def read(net: FCN, coarse: Mapping[str, Tensor], x: Tensor) -> dict[str, CoarseS
     return found
 
 
-def load(path: str | Path, precision: str = "fp32", engine: str = "torch") -> Predictor:
+def load(path: str | Path, precision: str = "fp32", engine: str = "torch") -> Predictor | ExportedPredictor:
+    """Return the model in a file: a checkpoint, or what ``fullconv export`` wrote (.onnx, .xml, .pt2).
+
+    Args:
+        path: The file.
+        precision: As for `Predictor`; of exported files an .xml alone runs in ``bf16``.
+        engine: As for `Predictor`; an exported file brings its own.
+
+    Raises:
+        UsageError: The file is missing, damaged or something else, or there is no such engine or precision.
+    """
+    if not isinstance(path, str | Path):
+        raise UsageError(f"load: path is a {type(path).__name__}; give the path of a checkpoint or an exported file")
+    if Path(path).suffix not in SUFFIXES:
+        return load_checkpoint(path, precision, engine)
+    check("torch" if engine == "eager" else engine, "fp32")
+    if engine not in ("torch", "eager"):
+        raise UsageError(f"engine {engine}: {shown(path)} brings its own; leave it out")
+    return load_exported(path, precision)
+
+
+def as_model(given: Any, where: str) -> Model:
+    """Return a model that is given as itself or as a path; refuse everything else in the name of `where`."""
+    if isinstance(given, str | Path):
+        return load(given)
+    if not (hasattr(given, "header") and hasattr(given, "coarse")):
+        raise UsageError(
+            f"{where}: predictor is a {type(given).__name__}; give a Predictor(net, header), or the path of a model"
+        )
+    model: Model = given
+    return model
+
+
+def load_checkpoint(path: str | Path, precision: str = "fp32", engine: str = "torch") -> Predictor:
     """The predictor in a checkpoint, ``RUN/model.safetensors``; the file needs nothing else.
 
     precision, engine: as for `Predictor`. Raises `UsageError` naming the file when it is missing, damaged, or no

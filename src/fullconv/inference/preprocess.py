@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,19 @@ def read_input(path: str | Path, convention: InputConvention) -> Image:
     return found
 
 
+def as_input(image: Any, convention: InputConvention) -> Image:
+    """Return an image that is given as a path, a PIL image, bytes, an array or a tensor, as a net takes it."""
+    if isinstance(image, str | Path):
+        return read_input(image, convention)
+    if convention.bands and not (isinstance(image, np.ndarray) or hasattr(image, "detach")):
+        raise UsageError(f"image: a {type(image).__name__}; this net takes bands: give a path, an array or a tensor")
+    return images.to_image(image, channels=len(convention.mean))
+
+
 def check_input(image: Image, convention: InputConvention) -> None:
     """Refuse an image that a net does not take."""
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"image: a {type(image).__name__}; give an array (H, W, C), or call the model with it")
     channels = len(convention.mean)
     photographs = channels == 3 and not convention.bands
     kinds = (np.uint8,) if photographs else (np.uint8, np.float32)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +19,15 @@ from fullconv.data.dataset import SEMANTIC, Image, Sample, photograph
 from fullconv.data.transforms import resized
 from fullconv.errors import UsageError
 from fullconv.inference.coarse_scores import CoarseScores
+from fullconv.inference.model import Model
+from fullconv.inference.preprocess import as_input
 from fullconv.inference.segmentation import Segmentation
 from fullconv.inference.uncertainty import softmax
-from fullconv.labels import LabelSpace
-
-
-class Model(Protocol):
-    """What a net is for those who use it: a `fullconv.Predictor`, an exported net, the mean of several passes."""
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The classes of the net."""
-
-    def read(self, path: str | Path) -> Image:
-        """The image in a file as this net takes it."""
-
-    def coarse(self, image: Image) -> dict[str, CoarseScores]:
-        """The scores by task of an image."""
-
-    def __call__(self, image: Image | str | Path) -> Segmentation:
-        """The segmentation of an image, or of the file of one."""
-
 
 Timer = Callable[[str], AbstractContextManager[Any]]
 
 
-class Augmented:
+class Augmented(Model):
     """A model that takes the mean of what another says of an image in several sizes, and of its mirror image.
 
     scales: the sizes as parts of the image's own; without 1 the image as it is does not count. flip: whether each is
@@ -60,27 +42,18 @@ class Augmented:
             raise UsageError(
                 f"scales {', '.join(map(str, wrong)) or 'none'}: give sizes from 0.1 to 10, such as 0.75,1,1.25"
             )
-        self.model = model
+        self.model, self.header = model, model.header
         self.scales = sorted(set(scales))  # the order of a sum is in its last bits
         self.flip = flip
         self.timer = timer
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The classes of the net."""
-        return self.model.labels
-
-    def read(self, path: str | Path) -> Image:
-        """The image in a file as this net takes it."""
-        return self.model.read(path)
 
     def coarse(self, image: Image) -> dict[str, CoarseScores]:
         """The logarithms of the mean probabilities by task, at full resolution; of one plain pass its scores."""
         return {task: part.scores for task, part in _tasks(self(image)).items()}
 
-    def __call__(self, image: Image | str | Path) -> Segmentation:
-        """The segmentation of an image, or of the file of one."""
-        pixels = self.read(image) if isinstance(image, str | Path) else image
+    def __call__(self, image: Any) -> Segmentation:
+        """Segment an image, given as for any `Model`."""
+        pixels = as_input(image, self.header.input)
         if self.scales == [1] and not self.flip:
             with self.timer("network"):
                 return self.model(pixels)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 from fullconv.errors import RunError
 
@@ -83,6 +88,19 @@ def remove_leftovers(folder: Path, of: str) -> None:
     """
     for temporary in folder.glob(f".{of}.*.tmp"):
         remove(temporary)
+
+
+@contextlib.contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; the folders that killed processes left there are removed first."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*.tmp"):
+        owner = left.name[len(path.name) + 2 :].partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.{os.getpid()}-", suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 def _write(path: Path, pieces: Iterable[Piece]) -> None:

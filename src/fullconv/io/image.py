@@ -69,6 +69,42 @@ def decode_image(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> N
         return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
+def to_numbers(given: Any) -> NDArray[Any]:
+    """Return a PIL image, an array or a tensor as an array with the same numbers."""
+    return np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+
+
+def to_image(given: Any, name: str = "image", channels: int = 3) -> NDArray[Any]:
+    """Return an image in memory as an array (H, W, C).
+
+    Args:
+        given: A PIL image, the bytes of an image file, or an array or a tensor, (H, W, C) or (C, H, W).
+        name: What it is called in messages.
+        channels: C; if the first axis of an array has this length and the last has not, it is moved to the end.
+
+    Raises:
+        UsageError: It is something else, or bytes that cannot be decoded.
+
+    >>> to_image(np.zeros((3, 5, 7), np.uint8)).shape
+    (5, 7, 3)
+    """
+    if isinstance(given, bytes | bytearray | memoryview):
+        return decode_image(BytesIO(given), name)
+    if isinstance(given, Image.Image):
+        with one_line(name):
+            turn, pixels = _turn(given), _rgb(given, given.format, name)
+            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    if not (isinstance(given, np.ndarray) or hasattr(given, "detach")):
+        raise UsageError(
+            f"{name}: a {type(given).__name__}; give a path, a PIL image, the bytes of an image file, or an array or "
+            f"tensor of shape (H, W, {channels}) or ({channels}, H, W)"
+        )
+    array = to_numbers(given)
+    if array.ndim == 3 and array.shape[2] != channels and array.shape[0] == channels:
+        return np.ascontiguousarray(array.transpose(1, 2, 0))
+    return array
+
+
 @dataclass(frozen=True)
 class LabelFile:
     """What a mask file holds, as stored.
@@ -218,7 +254,7 @@ def _rgb(file: Image.Image, kind: str | None, name: str) -> NDArray[np.uint8]:
     )
 
 
-def _turn(file: ImageFile) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+def _turn(file: Image.Image) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
     """What brings the stored rows and columns upright, if anything has to."""
     try:
         return _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))

@@ -149,7 +149,7 @@ def outline(path: Path, bands: bool, max_pixels: int = MAX_PIXELS) -> Outline:
         head = stream.read(HEAD_BYTES)
     kind = sniff(head)[0]
     if kind == "TIFF":
-        with _dataset(path) as dataset:
+        with _dataset(path) as dataset, one_line(name):
             if dataset is not None:
                 windowed = bool(_kept(dataset, bands))
                 if not windowed:
@@ -179,7 +179,8 @@ def open_source(path: Path, bands: bool, channels: int, max_pixels: int = MAX_PI
     found = outline(path, bands, max_pixels)
     if found.windowed:
         with _dataset(path) as dataset:
-            kept = _kept(dataset, bands)
+            with one_line(shown(path)):
+                kept = _kept(dataset, bands)
             if max(3, len(kept)) != channels:
                 raise UsageError(f"{shown(path)}: {len(kept)} bands, and this net takes {channels}; give such images")
             yield Windows(dataset, shown(path), bands, kept, max_pixels, found.place)
@@ -195,13 +196,12 @@ def _dataset(path: Path) -> Iterator[Any]:
     """The open TIFF file; None where rasterio is missing or cannot open it: another reader says why then."""
     try:
         import rasterio
-        from rasterio.errors import RasterioError
     except ImportError:
         yield None
         return
     with contextlib.ExitStack() as stack:
         dataset = None
-        with without_warnings(), contextlib.suppress(RasterioError):
+        with without_warnings(), contextlib.suppress(Exception):  # damaged files raise errors of GDAL and others
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
             dataset = stack.enter_context(rasterio.open(path, driver="GTiff", sharing=False))
         yield dataset

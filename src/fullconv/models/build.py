@@ -56,6 +56,11 @@ def build(config: ModelConfig) -> FCN:
     >>> net(torch.zeros(1, 3, 41, 1)).shape
     torch.Size([1, 3, 41, 1])
     """
+    if not isinstance(config, ModelConfig):
+        raise UsageError(
+            f"build: config is a {type(config).__name__}; give a ModelConfig (a classifier of your own goes through "
+            "fullconv.convolutionalize)"
+        )
     dense, conversion = convolutionalize(build_classifier(config, classes=1), native_size(config))
     return from_classifier(dense, conversion, config, backbone(config.backbone).stages)
 

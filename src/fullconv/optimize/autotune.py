@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fullconv.config import Size
-from fullconv.errors import FullconvError, RunError
+from fullconv.errors import FullconvError, RunError, UsageError
 from fullconv.hardware import processor
 from fullconv.io.atomic import write_atomically
 from fullconv.models.fcn import FCN
@@ -114,12 +114,18 @@ def seconds_of(net: FCN | CompiledModel, x: Tensor) -> float:
         return time.perf_counter() - began
 
 
-def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> CompiledModel:
-    """A net prepared for speed, from (N, C, H, W) to logits.
+def compile(model: Any, size: Size | None = None, precision: str = "fp32", engine: str = "auto") -> CompiledModel:
+    """Prepare a net for speed: from (N, C, H, W) to logits.
 
-    size: height and width to prepare for now; other sizes are prepared when they come. engine: one of `ENGINES`, or
-    ``auto`` for the fastest that is installed and agrees, by a trial at this size; without a size for the one that
-    mostly is. Raises `UsageError` for what is not there.
+    Args:
+        model: An FCN, or a `Predictor` of one.
+        size: Height and width to prepare for now; other sizes are prepared when they come.
+        precision: ``fp32`` or ``bf16``.
+        engine: One of `ENGINES`, or ``auto`` for the fastest that is installed and agrees, by a trial at this size;
+            without a size for the one that mostly is.
+
+    Raises:
+        UsageError: It is something else, or there is no such engine or precision.
 
     >>> from fullconv.config import ModelConfig
     >>> from fullconv.models.build import build
@@ -127,6 +133,9 @@ def compile(model: FCN, size: Size | None = None, precision: str = "fp32", engin
     >>> fast(torch.rand(1, 3, 32, 32)).shape
     torch.Size([1, 3, 32, 32])
     """
+    given, model = model, getattr(model, "net", model)
+    if not isinstance(model, FCN):
+        raise UsageError(f"compile: model is a {type(given).__name__}; give an FCN, or a Predictor of one")
     if engine == "auto":
         check("torch", precision)
         able = [name for name in MOSTLY if name in installed() and precision in PRECISIONS[name]]

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.config import InputConvention, TrainConfig
-from fullconv.data.dataset import SEMANTIC, Dataset, Image, Sample
+from fullconv.data.dataset import SEMANTIC, Dataset, Image, adapt
 from fullconv.data.loader import BatchStream, sample_index
 from fullconv.data.transforms import augmentation, outside
 from fullconv.errors import UsageError
 from fullconv.io.image import overlay
 from fullconv.labels import LabelSpace
 from fullconv.reporting.pictures import Picture, seen, side_by_side
-
-
-@dataclass(frozen=True)
-class _Again:
-    """One sample, whichever is asked for."""
-
-    sample: Sample
-    labels: LabelSpace
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.sample
 
 
 def draw_augmented(
@@ -56,7 +40,7 @@ def draw_augmented(
     for step in range(rows):
         index = sample_index(config.seed, step * config.batch_size, len(dataset), config.replacement)
         sample = dataset[index]
-        again = _Again(sample, dataset.labels)
+        again = adapt([sample], dataset.labels)
         batch = BatchStream(again, transform, fill, batch_size=columns - 1, seed=config.seed)[step]
         versions = zip(batch.images, batch.labels[SEMANTIC], strict=True)
         grid.append([_seen(*pair, dataset.labels) for pair in ((sample.image, sample.semantic), *versions)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.checking.findings import Findings, SampleProblem
-from fullconv.data.dataset import Dataset, Sample
+from fullconv.data.dataset import Dataset, Sample, facts_of
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.labels import LabelSpace
@@ -179,7 +179,7 @@ def _marked(found: Findings, labels: LabelSpace) -> Section | None:
             continue
         seen.add((mark.split, mark.name))
         dataset = found.samples[mark.split]
-        index = next((i for i, pair in enumerate(getattr(dataset, "pairs", ())) if pair[0] == mark.name), None)
+        index = next((i for i, pair in enumerate(facts_of(dataset).pairs) if pair[0] == mark.name), None)
         sample = None if index is None else _read(dataset, index)
         if sample is not None:
             figures.append(_strip(sample, labels, f"{mark.severity.capitalize()}: {mark.line}"))

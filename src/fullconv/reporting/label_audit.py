@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.data.dataset import SEMANTIC, Dataset, Image, Label, Sample
+from fullconv.data.dataset import SEMANTIC, Dataset, DatasetView, Image, Label, Sample
 from fullconv.inference.coarse_scores import CoarseScores
-from fullconv.inference.predictor import Predictor
+from fullconv.inference.model import Model
 from fullconv.labels import LabelSpace
 from fullconv.reporting.pictures import Picture, seen
 from fullconv.reporting.regions import components, inner, widened
@@ -151,7 +151,7 @@ class Audit:
 
 def look_at_training(
     audit: Audit,
-    predictor: Predictor,
+    predictor: Model,
     dataset: Dataset,
     most: int = TRAINING,
     seed: int = 0,
@@ -163,42 +163,33 @@ def look_at_training(
     drawn = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:most]).tolist()
     for done, index in enumerate(drawn, start=1):
         sample = dataset[index]
-        audit.look("train", sample, predictor.outputs(sample.image)[SEMANTIC][0])
+        audit.look("train", sample, torch.from_numpy(predictor.coarse(sample.image)[SEMANTIC].logits()))
         if progress is not None:
             progress(done, len(drawn))
 
 
-class Overheard(Predictor):
-    """A predictor that remembers what it said last: who counts its pixels and who audits the labels share one pass."""
+class Overheard(Model):
+    """A model that keeps the scores it returned last: the counts and the audit of the labels share one pass."""
 
-    def __init__(self, inner: Predictor) -> None:
-        super().__init__(inner.net, inner.header, inner.precision)
-        self.inner = inner
+    def __init__(self, inner: Model) -> None:
+        self.inner, self.header = inner, inner.header
         self.said: Mapping[str, CoarseScores] = {}
 
     def coarse(self, image: Image) -> dict[str, CoarseScores]:
-        """What the predictor inside says."""
-        found = self.inner.coarse(image)
-        self.said = found
+        """Return the scores of the model inside and keep them."""
+        self.said = found = self.inner.coarse(image)
         return found
 
 
-class Passing:
-    """A data set that remembers the sample that it gave last."""
+class Passing(DatasetView):
+    """A dataset that keeps the sample it returned last."""
 
-    def __init__(self, inner: Dataset) -> None:
-        self.inner, self.labels = inner, inner.labels
-        self.last: Sample | None = None
+    last: Sample | None = None
 
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __getitem__(self, index: int) -> Sample:
-        self.last = self.inner[index]
+    def sample(self, index: int) -> Sample:
+        """Return a sample and keep it."""
+        self.last = self.dataset[index]
         return self.last
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)  # what else a data set may say of itself
 
 
 def _cut(split: str, sample: Sample, prediction: Label, region: Region, numbers: NDArray[np.int32]) -> Suspect:

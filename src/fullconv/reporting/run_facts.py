@@ -10,7 +10,7 @@ from typing import Any
 
 from fullconv.config import to_mapping
 from fullconv.errors import UsageError, shown
-from fullconv.inference.predictor import load
+from fullconv.inference.predictor import load_checkpoint
 from fullconv.labels import LabelSpace
 from fullconv.training.log import read_log
 
@@ -112,7 +112,7 @@ def _read(folder: Path, name: str) -> RunFacts:
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UsageError(f"{shown(folder)}: it has no model.safetensors yet; wait for its first evaluation")
-    predictor = load(path)
+    predictor = load_checkpoint(path)
     header = predictor.header
     provenance = header.provenance
     settings = {

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fullconv.data.dataset import SEMANTIC, Dataset
-from fullconv.evaluation.evaluate import confusions, present_only
+from fullconv.data.dataset import SEMANTIC, Dataset, facts_of
+from fullconv.evaluation.evaluate import confusions
+from fullconv.inference.model import Model
 from fullconv.inference.predictor import Predictor
 from fullconv.io.atomic import write_atomically
 from fullconv.labels import LabelSpace
@@ -80,7 +81,7 @@ def write_run_report(
     names = predictor.labels.names
     numbers = provenance.get("val")
     if evaluated is not None and validation is not None:
-        numbers = scores(evaluated.counts[SEMANTIC], present_only(validation)).to_dict(names)
+        numbers = scores(evaluated.counts[SEMANTIC], facts_of(validation).present_only).to_dict(names)
 
     sections = [_training(log)]
     if numbers:
@@ -124,7 +125,7 @@ def _parts(progress: Callable[[int, int], None] | None, *lengths: int) -> list[C
 
 
 def _evaluate(
-    predictor: Predictor, validation: Dataset, audit: Audit, progress: Callable[[int, int], None] | None
+    predictor: Model, validation: Dataset, audit: Audit, progress: Callable[[int, int], None] | None
 ) -> Evaluated:
     """All images once. Of each only its mean IU is kept: the matrices of many classes would fill the memory."""
     total = {task: np.zeros((len(space),) * 2, np.int64) for task, space in predictor.header.tasks.items()}
@@ -211,7 +212,7 @@ def _confusion(counts: Counts, names: tuple[str, ...]) -> Section:
     return Section("Mistakes", "", (matrix, table) if rows else (matrix,))
 
 
-def _pictures(evaluated: Evaluated, predictor: Predictor, validation: Dataset, most: int) -> Section:
+def _pictures(evaluated: Evaluated, predictor: Model, validation: Dataset, most: int) -> Section:
     """At most half of the images as worst and half as best, so that none is both; a single one counts as worst."""
     ranking = evaluated.ranking
     worst = ranking[: min(most, (len(ranking) + 1) // 2)]
@@ -229,7 +230,7 @@ def _pictures(evaluated: Evaluated, predictor: Predictor, validation: Dataset, m
     return Section("Worst and best images", text if strips else "No validation image could be scored.", strips)
 
 
-def _picture(predictor: Predictor, validation: Dataset, place: tuple[float, int, str], kind: str) -> Strip:
+def _picture(predictor: Model, validation: Dataset, place: tuple[float, int, str], kind: str) -> Strip:
     reached, index, name = place
     sample, labels = validation[index], predictor.labels
     prediction = predictor(sample.image).prediction

@@ -10,7 +10,7 @@ from fullconv.bench.machine import machine
 from fullconv.evaluation.upper_bounds import FACTORS, upper_bounds
 from fullconv.reproduce.plots import Panel, lines
 from fullconv.reproduce.result import Result, Row, Say, beside
-from fullconv.reproduce.setting import Setting, Subset
+from fullconv.reproduce.setting import Setting, part
 
 COLUMNS = {"mean IU": "percent", "pixel acc.": "percent"}
 
@@ -39,14 +39,14 @@ def verdict(rows: Sequence[Row]) -> str:
 def run(setting: Setting, say: Say) -> Result:
     """Score the coarse truth of as many validation labels as half of the budget allows."""
     if setting.steps is None:
-        tried = Subset(setting.validation, 2, setting.seed + 1)
+        tried = part(setting.validation, 2, setting.seed + 1)
         began = time.perf_counter()
         upper_bounds(tried)
         each = (time.perf_counter() - began) / max(1, len(tried))
         count = max(2, int(0.5 * setting.left() / max(each, 1e-9)))
     else:
         count = setting.scored
-    some = Subset(setting.validation, count, setting.seed)
+    some = part(setting.validation, count, setting.seed)
     say(f"bringing {len(some):,} labels down and up ...")
     found = upper_bounds(some)
     rows = tuple(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fullconv.reproduce.paper_tables import lookup
 from fullconv.reproduce.result import Result, Say
-from fullconv.reproduce.setting import Setting, Subset
+from fullconv.reproduce.setting import Setting, part
 from fullconv.reproduce.variations import result, rows_of
 from fullconv.training.sampling import pixel_counts
 
@@ -23,7 +23,7 @@ def run(setting: Setting, say: Say) -> Result:
         "median weights": replace(plain, class_weights="median"),
         "balanced drawing": replace(plain, balance=True),
     }
-    few = Subset(setting.train, min(MOST, max(64, int(100 * setting.budget))), setting.seed)
+    few = part(setting.train, min(MOST, max(64, int(100 * setting.budget))), setting.seed)
     counts = pixel_counts(few).sum(0)
     background = round(100 * float(counts[0]) / max(1, int(counts.sum())), 1)
     printed = lookup("balance", "data", "background")

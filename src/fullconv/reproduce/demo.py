@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
-from fullconv.data.dataset import Dataset, Sample
+from fullconv.data.dataset import Dataset, DatasetView, IndexedDataset, Sample
 from fullconv.datasets.published.label_spaces import DIGITS
 from fullconv.datasets.synthetic.digits import Digits, single_digits
 from fullconv.evaluation.evaluate import evaluate
 from fullconv.geometry import IMAGE, bilinear_window
-from fullconv.inference.predictor import load
+from fullconv.inference.predictor import load_checkpoint
 from fullconv.inference.tensor_input import to_input
 from fullconv.io.atomic import write_atomically
 from fullconv.metrics import Scores
@@ -117,7 +117,7 @@ class Ending:
     picture: Path
 
 
-class SingleDigits:
+class SingleDigits(IndexedDataset):
     """Single digits as a data set whose labels have one pixel: what makes the loop of an FCN train a classifier."""
 
     labels = DIGITS
@@ -128,25 +128,23 @@ class SingleDigits:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
+        """Draw digit number `index`."""
         images, classes = single_digits(self.split, self.size, [index])
         return Sample(images[0], classes.astype(np.uint8).reshape(1, 1), f"digit-{self.split}-{index:05d}")
 
 
-class Kept:
-    """A data set that remembers what it drew: drawing a scene takes half as long as learning from it."""
+class Kept(DatasetView):
+    """A dataset that keeps the samples it has drawn: drawing a scene takes half as long as learning from it."""
 
-    def __init__(self, drawn: Dataset) -> None:
-        self.labels = drawn.labels
-        self.drawn = drawn
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         self.samples: dict[int, Sample] = {}
 
-    def __len__(self) -> int:
-        return len(self.drawn)
-
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
+        """Return a sample, drawn once."""
         if index not in self.samples:
-            self.samples[index] = self.drawn[index]
+            self.samples[index] = self.dataset[index]
         return self.samples[index]
 
 
@@ -236,12 +234,12 @@ def learn_to_segment(out: Path, start: Path, model: ModelConfig, config: TrainCo
 
 def score(model: Path, settings: Settings) -> Scores:
     """The four numbers on unseen scenes."""
-    return evaluate(load(model), Digits("val", settings.size, settings.unseen))
+    return evaluate(load_checkpoint(model), Digits("val", settings.size, settings.unseen))
 
 
 def figure_4(out: Path, settings: Settings, rows: int = 5) -> bytes:
     """Image, truth, and what each net says, side by side: the paper's figure 4."""
-    nets = [(name, load(folder(out, name) / "model.safetensors")) for name, _, _ in settings.stages]
+    nets = [(name, load_checkpoint(folder(out, name) / "model.safetensors")) for name, _, _ in settings.stages]
     pictures = []
     scenes = Digits("val", settings.size, rows)
     for sample in (scenes[i] for i in range(rows)):

@@ -8,7 +8,7 @@ from fullconv.reporting.pictures import colour_label, side_by_side
 from fullconv.reproduce.learning import Learned
 from fullconv.reproduce.paper_tables import FOUR
 from fullconv.reproduce.result import Result, Say
-from fullconv.reproduce.setting import Setting, Subset
+from fullconv.reproduce.setting import Setting, part
 from fullconv.reproduce.table2 import ORDER_ONLY, row_of, staged, verdict
 
 SHOWN = 4
@@ -35,7 +35,7 @@ def run(setting: Setting, say: Say) -> Result:
 
 def picture(setting: Setting, nets: dict[str, Learned]) -> bytes:
     """Image, the nets from coarse to fine, truth: some validation images that the seed chooses."""
-    images = Subset(setting.validation, SHOWN, setting.seed)
+    images = part(setting.validation, SHOWN, setting.seed)
     grid = []
     for sample in (images[i] for i in range(len(images))):
         said = [colour_label(learned.predictor(sample.image).prediction, images.labels) for learned in nets.values()]

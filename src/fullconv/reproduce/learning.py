@@ -18,7 +18,7 @@ from fullconv.inference.predictor import Predictor
 from fullconv.metrics import Scores
 from fullconv.models.build import build
 from fullconv.reproduce.result import Say
-from fullconv.reproduce.setting import Setting, Subset, affordable
+from fullconv.reproduce.setting import Setting, affordable, part
 from fullconv.training.adapt import input_of, suited
 from fullconv.training.loop import State, fit
 from fullconv.weights.checkpoint import Header
@@ -112,7 +112,7 @@ def plan(setting: Setting, runs: Mapping[str, tuple[int, TrainConfig]], say: Say
     """
     everything = min(len(setting.validation), setting.scored)
     if setting.steps is not None:
-        return StudyPlan(setting.steps, Subset(setting.validation, everything, setting.seed) if scores else None, {})
+        return StudyPlan(setting.steps, part(setting.validation, everything, setting.seed) if scores else None, {})
     say("measuring the speed of a step ...")
     speeds, per_image = {}, 0.0
     for number, (name, (stride, config)) in enumerate(runs.items()):
@@ -126,7 +126,7 @@ def plan(setting: Setting, runs: Mapping[str, tuple[int, TrainConfig]], say: Say
     left = setting.left()
     steps = affordable((1 - SCORING - RESERVE) * left, speeds)
     count = min(everything, max(2, int(SCORING * left / max(per_image, 1e-9))))
-    planned = StudyPlan(steps, Subset(setting.validation, count, setting.seed) if scores else None, speeds)
+    planned = StudyPlan(steps, part(setting.validation, count, setting.seed) if scores else None, speeds)
     say(f"{steps:,} steps for each of {len(runs)} trainings" + (f", scored on {count:,} images" if scores else ""))
     return planned
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig, TrainConfig
-from fullconv.data.dataset import Dataset, Sample
+from fullconv.data.dataset import Dataset, Subset
 from fullconv.datasets.open_dataset import default_splits, open_dataset
 from fullconv.datasets.synthetic.digits import Digits
 from fullconv.errors import UsageError
@@ -76,26 +76,9 @@ class Setting:
         }
 
 
-class Subset:
-    """Some samples of a data set: the first `count` of an order that the seed decides, so that less is a part of more.
-    The data set's other facts are those of the whole.
-    """
-
-    def __init__(self, whole: Dataset, count: int, seed: int) -> None:
-        self.whole, self.labels = whole, whole.labels
-        order = np.random.default_rng([seed, len(whole)]).permutation(len(whole))
-        self.chosen = np.sort(order[:count]) if count < len(whole) else np.arange(len(whole))
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("whole", "pairs"):  # asked for while it is unpickled; the names would be those of the whole
-            raise AttributeError(name)
-        return getattr(self.whole, name)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.whole[int(self.chosen[index])]
+def part(dataset: Dataset, count: int, seed: int) -> Subset:
+    """Return the first `count` samples of an order that `seed` decides: a smaller part is part of a larger one."""
+    return Subset(dataset, np.sort(np.random.default_rng([seed, len(dataset)]).permutation(len(dataset))[:count]))
 
 
 def affordable(seconds: float, costs: Mapping[str, float], least: int = 2) -> int:

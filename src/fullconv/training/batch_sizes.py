@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fullconv.config import Size, TrainConfig
-from fullconv.data.dataset import Dataset
+from fullconv.data.dataset import Dataset, facts_of
 from fullconv.errors import UsageError
 from fullconv.io.decoding import one_line, open_file, open_image
 from fullconv.io.formats import IMAGE_FORMATS
@@ -65,7 +65,7 @@ def sizes_of(dataset: Dataset, indices: list[int]) -> list[Size]:
         height, width = dataset[index].image.shape[:2]
         return height, width
 
-    files: Any = getattr(dataset, "pairs", ())
+    files = facts_of(dataset).pairs
     found: list[Size] = []
     for index in indices:
         path = files[index][1] if len(files) == len(dataset) else None

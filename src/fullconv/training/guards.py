@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig, TrainConfig
-from fullconv.data.dataset import Dataset, modalities_of
+from fullconv.data.dataset import Dataset, facts_of
 from fullconv.errors import FullconvError, UsageError
 from fullconv.inference.tensor_input import to_input
 from fullconv.labels import LabelSpace
@@ -47,6 +47,19 @@ def refuse_dead_layers(net: FCN, where: str) -> None:
             )
 
 
+def has_learned_norms(net: nn.Module) -> bool:
+    """Whether any batch norm of a net holds other values than a new one: means 0, variances 1, scales 1, offsets 0."""
+    return any(
+        bool((tensor != initial).any())
+        for layer in net.modules()
+        if isinstance(layer, nn.BatchNorm2d)
+        for tensor, initial in (
+            (layer.running_mean, 0), (layer.running_var, 1), (layer.weight, 1), (layer.bias, 0)
+        )
+        if tensor is not None
+    )  # fmt: skip
+
+
 def refuse_lost_norms(net: FCN, config: TrainConfig, where: str) -> None:
     """Raise `UsageError` where batch statistics are asked for and the weights have batch norm folded into their
     convolutions: its mean 0 and variance 1 are no statistics, and those of a batch would put others in their place.
@@ -70,7 +83,7 @@ def doubt_of_input(
     A classifier that sees 0 to 255 for its standardised scale, or the reverse, still answers, and is less sure: the
     mean of its largest probability falls. RGB for BGR costs it little, and is not told by this.
     """
-    if modalities_of(dataset) != ("color",) or not len(dataset):
+    if facts_of(dataset).modalities != ("color",) or not len(dataset):
         return None
     classifier = _whole_classifier(tensors, model)
     if classifier is None:

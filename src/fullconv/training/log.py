@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from fullconv.data.dataset import Dataset
-from fullconv.errors import RunError
+from fullconv.data.dataset import Dataset, facts_of
+from fullconv.errors import RunError, UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.training.loop import Record
 
@@ -22,12 +22,19 @@ def as_json(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in order; a last line that was cut short by a kill is left out."""
+    """Return the records of a run, in order; a last line that was cut short by a kill is left out.
+
+    Raises `UsageError` if the log is not text.
+    """
     lines = []
     path = folder / "log.jsonl"
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
         try:
-            lines.append(json.loads(line))
+            lines.append(json.loads(line.decode()))
+        except UnicodeDecodeError:
+            raise UsageError(
+                f"{shown(path)}: line {number} is damaged (it is not UTF-8); take another copy, or delete the line"
+            ) from None
         except ValueError:
             break
     return lines
@@ -78,9 +85,9 @@ class Log:
 
 def write_split(folder: Path, dataset: Dataset, validation: Dataset | None) -> None:
     """Write down which images train and which validate, when the folder did not say and the split was made here."""
-    made = getattr(dataset, "split_made", None)
+    made = facts_of(dataset).split_made
     if made is None:
         return
-    names = {split: [name for name, *_ in getattr(data, "pairs", ())]
-             for split, data in (("train", dataset), ("val", validation))}  # fmt: skip
+    splits = {"train": facts_of(dataset).pairs, "val": facts_of(validation).pairs if validation is not None else ()}
+    names = {split: [name for name, *_ in pairs] for split, pairs in splits.items()}
     write_atomically(folder / "split.json", json.dumps({"how": made, **names}, indent=1).encode())

@@ -10,28 +10,39 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fullconv.config import InputConvention, TrainConfig
-from fullconv.data.dataset import SEMANTIC, Dataset, tasks_of
+from fullconv.data.dataset import SEMANTIC, Dataset, adapt, facts_of
 from fullconv.data.loader import Batch, BatchStream, RankShard, batches
 from fullconv.data.transforms import Fill, Transform, augmentation, outside
 from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import RunError, UsageError
+from fullconv.evaluation.evaluate import evaluate
 from fullconv.hardware import multiplies_bf16
+from fullconv.inference.predictor import Predictor
 from fullconv.metrics import Scores
 from fullconv.models.fcn import FCN
 from fullconv.optimize.im2col import use_products
 from fullconv.profiling import process_memory
+from fullconv.training.adapt import refuse_a_leak, refuse_unsuited
+from fullconv.training.guards import (
+    doubt_of_input,
+    has_learned_norms,
+    refuse_dead_layers,
+    refuse_lost_norms,
+)
 from fullconv.training.loss import Objective, check_rate, sizes
 from fullconv.training.optimizer import NORMS, build_optimizer, learning_rate, set_rate
 from fullconv.training.sampling import (
-    Balanced,
+    balanced,
     class_weights,
     pixel_counts,
     random_shift,
@@ -39,6 +50,8 @@ from fullconv.training.sampling import (
 )
 from fullconv.training.sampling import together as one_after_another
 from fullconv.training.step import StepBatch, Work, refuse_lost_gradient
+from fullconv.weights.checkpoint import Header
+from fullconv.weights.transplant import transplant
 
 
 @dataclass(frozen=True)
@@ -63,24 +76,53 @@ class Record:
 class State:
     """All that changes during a run: the net, its optimizer, how many steps are done, and the moving average of the
     weights where one is kept.
+
+    pretrained: whether the net began with weights; batch norm is then frozen unless ``freeze_bn`` says otherwise.
+    start: the weights themselves until the first step, when their input is checked.
     """
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
     average: dict[str, Tensor] | None = None
+    pretrained: bool = False
+    start: Mapping[str, Tensor] | None = None
 
     @classmethod
-    def of(cls, net: nn.Module, config: TrainConfig) -> State:
-        """The state before the first step. The layout in memory is settled here: momentum takes that of its weight.
-        So is what learns: with ``learn`` "scores" the layers below the scores are fixed.
+    def of(cls, net: nn.Module, config: TrainConfig, start: Mapping[str, Tensor] | None = None) -> State:
+        """Return the state before the first step.
+
+        The layout in memory is settled here: momentum takes that of its weight. So is what learns: with ``learn``
+        "scores" the layers below the scores are fixed.
+
+        Args:
+            net: The net; an FCN whose batch norm holds other than initial values counts as pretrained.
+            config: How it is trained.
+            start: Weights to begin with, of an FCN or of the classifier below it; they are copied into the net.
+
+        Raises:
+            UsageError: The weights do not fit, a layer of them is dead, or ``freeze_bn`` is False and their batch norm
+                is folded into the convolutions.
         """
+        if isinstance(net, FCN):
+            if start is not None:
+                transplant(net, start, "start")
+            refuse_dead_layers(net, "fit")
+            if start is not None or has_learned_norms(net):
+                refuse_lost_norms(net, config, "fit")
+        elif start is not None:
+            raise UsageError(f"start: its weights go into an FCN, not into a {type(net).__name__}; load them yourself")
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         use_products(net)
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(config.learn == "all" or not name.startswith("backbone"))
         average = {name: tensor.clone() for name, tensor in net.state_dict().items()} if config.ema else None
-        return cls(net, build_optimizer(net, config), average=average)
+        pretrained = start is not None or has_learned_norms(net)
+        return cls(net, build_optimizer(net, config), average=average, pretrained=pretrained, start=start)
+
+    def freezes_norms(self, config: TrainConfig) -> bool:
+        """Whether batch norm keeps its statistics; unless the settings say, exactly if the net is pretrained."""
+        return config.learn == "scores" or (self.pretrained if config.freeze_bn is None else config.freeze_bn)
 
 
 def move_average(state: State, decay: float) -> None:
@@ -118,7 +160,7 @@ def objectives_of(config: TrainConfig, dataset: Dataset) -> dict[str, Objective]
         weights = class_weights(config.class_weights, counts, dataset.labels)
     return {
         task: Objective(config.loss, ignore, weights if task == SEMANTIC else None, config.hard)
-        for task in tasks_of(dataset)
+        for task in facts_of(dataset).tasks
     }
 
 
@@ -129,7 +171,7 @@ def make_stream(
     change = transform or augmentation(config, fill)
     if config.shift:
         change = one_after_another([change, random_shift(stride_of(net), fill)])
-    drawn = Balanced(dataset, config.seed) if config.balance else dataset
+    drawn = balanced(dataset, config.seed) if config.balance else dataset
     return BatchStream(drawn, change, fill, config.drawn, config.seed, config.replacement or config.balance)
 
 
@@ -193,17 +235,56 @@ def fit(
     convention: InputConvention,
     *,
     transform: Transform | None = None,
+    validation: Dataset | None = None,
     score: Callable[[nn.Module], Scores | None] | None = None,
     processes: ProcessGroup = ALONE,
 ) -> Iterator[Record]:
     """Train `state.net` on `dataset` from `state.step` to the end, yielding a record after every step.
 
-    state: changed in place; between two records it is whole, and may be saved.
-    transform: what is done to each sample; the settings' own augmentation if not given.
-    score: evaluates the net; called every ``eval_every`` steps and after the last, its result stands in the record.
-    processes: this process among those that train the net together; each yields the same records.
-    Raises `RunError` when the loss or its gradient is not finite, before the weights are touched.
+    Args:
+        state: Changed in place; between two records it is whole, and may be saved.
+        dataset: A `Dataset`; for other kinds see `fullconv.adapt`.
+        config: How the net is trained.
+        convention: What the net's weights want of pixels.
+        transform: What is done to each sample; the settings' own augmentation if not given.
+        validation: A split without the training images; evaluated every ``eval_every`` steps and after the last.
+        score: Evaluates the net in place of that; its result stands in the record.
+        processes: This process among those that train the net together; each yields the same records.
+
+    Returns:
+        An iterator of records. A warning is issued if weights given to `State.of` seem to want another input.
+
+    Raises:
+        UsageError: Net, data and input do not fit together, or training images are among those of `validation`.
+        RunError: The loss or its gradient is not finite; raised before the weights are touched.
     """
+    dataset, net = adapt(dataset), state.net
+    validation = None if validation is None else adapt(validation, dataset.labels)
+    refuse_a_leak("fit", dataset, validation)
+    if isinstance(net, FCN):
+        for split in (dataset, *([] if validation is None else [validation])):
+            refuse_unsuited(net, split, convention)
+        if validation is not None and score is None:
+            header = Header(net.config, dataset.labels, convention, geometric=facts_of(dataset).tasks.get("geometric"))
+            score = partial(_score, header, validation, processes)
+        doubt = state.start and doubt_of_input(state.start, net.config, convention, dataset)
+        if doubt:
+            warnings.warn(doubt, stacklevel=2)
+    elif validation is not None and score is None:
+        raise UsageError(f"fit: validation scores an FCN, not a {type(net).__name__}; give score")
+    state.start = None
+    return _train(state, dataset, config, convention, transform, score, processes)
+
+
+def _score(header: Header, validation: Dataset, processes: ProcessGroup, net: nn.Module) -> Scores:
+    return evaluate(Predictor(net, header), validation, processes=processes)
+
+
+def _train(
+    state: State, dataset: Dataset, config: TrainConfig, convention: InputConvention, transform: Transform | None,
+    score: Callable[[nn.Module], Scores | None] | None, processes: ProcessGroup,
+) -> Iterator[Record]:  # fmt: skip
+    """Yield the records of `fit`."""
     total = config.total_steps(len(dataset))
     share = RankShard(
         make_stream(state.net, dataset, config, outside(convention, dataset.labels.ignore_index), transform),
@@ -211,7 +292,7 @@ def fit(
     )  # fmt: skip
     device = next(state.net.parameters()).device
     work = Work(objectives_of(config, dataset), convention, chosen_precision(config.precision, device), processes)
-    freeze_bn = bool(config.freeze_bn) or config.learn == "scores"
+    freeze_bn = state.freezes_norms(config)
     train_mode(state.net, freeze_bn)
     forward = processes.wrap(state.net)
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from fullconv import __version__
 from fullconv.config import InputConvention, ModelConfig, TrainConfig, to_mapping
-from fullconv.data.dataset import Dataset, tasks_of
+from fullconv.data.dataset import Dataset, facts_of
 from fullconv.data.loader import worker_faults
 from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import RunError, UsageError
@@ -181,7 +181,7 @@ def prepare(
         "environment": environment(),
         "command": command,
     }
-    geometric = tasks_of(dataset).get("geometric")
+    geometric = facts_of(dataset).tasks.get("geometric")
     header = Header(model, dataset.labels, convention, provenance=provenance, geometric=geometric)
     said = tuple(filter(None, doubts))
     return Run(folder, state, header, config, dataset, validation, facts, progress, taken, said, processes, lock)

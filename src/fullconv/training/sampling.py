@@ -6,14 +6,13 @@ Everything drawn here is a function of (seed, step, slot), as everywhere in trai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.data.dataset import SEMANTIC, Dataset, Sample
+from fullconv.data.dataset import SEMANTIC, Dataset, Sample, Subset
 from fullconv.data.transforms import Fill, Transform, window
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
@@ -94,34 +93,20 @@ def _counts(label: NDArray[np.integer], labels: LabelSpace) -> NDArray[np.int64]
     return np.bincount(valid.ravel(), minlength=len(labels))[: len(labels)].astype(np.int64)
 
 
-class Balanced:
-    """A data set in another order of chance: sample i of it is drawn so that images with rare classes come more often.
+def balanced(dataset: Dataset, seed: int) -> Subset:
+    """Return a view of a dataset that oversamples images with rare classes, for drawing with replacement.
 
     The probability of an image is the mean over its classes of 1 over the number of images that hold the class: every
-    class is then met about as often. It is for drawing with replacement; the length is that of the data set.
+    class then occurs about equally often. The view is as long as the dataset.
     """
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset, self.labels = dataset, dataset.labels
-        holds = np.stack([_counts(dataset[i].tasks[SEMANTIC], dataset.labels) > 0 for i in range(len(dataset))])
-        rarity = holds / np.maximum(holds.sum(0), 1)
-        chance = rarity.sum(1) / np.maximum(holds.sum(1), 1)
-        chance = chance / chance.sum() if chance.sum() > 0 else np.full(len(chance), 1 / len(chance))
-        edges = np.cumsum(chance)
-        # Evenly spaced places on the line of chances: as many turns for each as its chance says, to within one.
-        places = (np.arange(len(chance)) + np.random.default_rng([seed, _KEEP]).random()) / len(chance)
-        self.order = np.searchsorted(edges, np.minimum(places, edges[-1]), side="left")
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # asked for while it is unpickled in a worker
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[int(self.order[index])]
+    holds = np.stack([_counts(dataset[i].tasks[SEMANTIC], dataset.labels) > 0 for i in range(len(dataset))])
+    rarity = holds / np.maximum(holds.sum(0), 1)
+    chance = rarity.sum(1) / np.maximum(holds.sum(1), 1)
+    chance = chance / chance.sum() if chance.sum() > 0 else np.full(len(chance), 1 / len(chance))
+    edges = np.cumsum(chance)
+    # Evenly spaced places on the line of chances: as many turns for each as its chance says, to within one.
+    places = (np.arange(len(chance)) + np.random.default_rng([seed, _KEEP]).random()) / len(chance)
+    return Subset(dataset, np.searchsorted(edges, np.minimum(places, edges[-1]), side="left"))
 
 
 def together(transforms: Sequence[Transform]) -> Transform:

@@ -82,7 +82,7 @@ class Header:
                     f"{where}: its format is version {data['format']}, this fullconv reads {FORMAT}; update fullconv"
                 )
             model = from_mapping(ModelConfig, data["model"], where)
-            labels, convention = LabelSpace.from_dict(data["labels"]), InputConvention.from_dict(data["input"])
+            labels, convention = LabelSpace.from_dict(data["labels"]), InputConvention.from_dict(data["input"], where)
             geometric = LabelSpace.from_dict(data["geometric"]) if "geometric" in data else None
             return cls(model, labels, convention, str(data["kind"]), dict(data["provenance"]), geometric)
         except (KeyError, TypeError, ValueError) as problem:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullconv.data.dataset import Sample
+from fullconv.data.dataset import IndexedDataset, Sample
 from fullconv.datasets.annotations.class_names import Codes, space_of
 from fullconv.datasets.annotations.coco import read_coco
 from fullconv.datasets.annotations.cvat import read_cvat
@@ -43,7 +43,7 @@ Painting = tuple[Size | None, tuple[tuple[Outline, int], ...]]
 
 
 @dataclass(frozen=True)
-class Polygons:
+class Polygons(IndexedDataset):
     """One split of a folder of polygons, as `fullconv.data.dataset.Dataset`.
 
     pairs: (name, image file, annotation file) in order; with LabelMe's ``imageData`` the image file is the annotation
@@ -62,7 +62,7 @@ class Polygons:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """Sample number `index`; `UsageError` when the image cannot be read or is not of the size that was noted."""
         name, image_path, annotation = self.pairs[index]
         size, shapes = self.paintings[index]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullconv.data.dataset import Sample
+from fullconv.data.dataset import IndexedDataset, Sample
 from fullconv.datasets.folder.classes_file import VOC_RULES, ClassesFile, MaskOptions, read_rules
 from fullconv.datasets.folder.layouts import Layout, Pair, Source, find_layout, scan
 from fullconv.datasets.folder.mask_encoding import MaskEncoding, find_coding
@@ -28,7 +28,7 @@ LEAST_GROUPS = 5
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(IndexedDataset):
     """One split of a folder, as `fullconv.data.dataset.Dataset`.
 
     pairs: (name, image file, mask file) in order. split_made: one sentence on how the split was made when the folder
@@ -56,7 +56,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """Sample number `index`; `UsageError` when a file cannot be read, sizes differ or a value is no class."""
         name, image_path, mask_path = self.pairs[index]
         image = read_image(image_path) if self.bands is None else read_bands(image_path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.dataset import SEMANTIC, Image, Label, Sample
+from fullconv.data.dataset import SEMANTIC, Image, IndexedDataset, Label, Sample
 from fullconv.datasets.folder.folder_dataset import size_line
 from fullconv.datasets.folder.layouts import EXAMPLES
 from fullconv.datasets.published.description import DatasetInfo
@@ -40,7 +40,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Official:
+class Official(IndexedDataset):
     """One split of a published dataset. Samples are read on demand."""
 
     about: DatasetInfo
@@ -67,6 +67,16 @@ class Official:
         """(name, image file) of each sample, by which a run remembers what it was trained on."""
         return [(name, files[0]) for name, files in zip(self.files.names, self.files.images, strict=True)]
 
+    @property
+    def present_only(self) -> bool:
+        """Whether means are taken only over the classes in the truth of the split."""
+        return self.about.present_only
+
+    @property
+    def photographs(self) -> str:
+        """The collection that its photographs come from."""
+        return self.about.photographs
+
     def __len__(self) -> int:
         return len(self.files.names)
 
@@ -74,7 +84,7 @@ class Official:
         """The image of a sample alone, (H, W, C); also of a split without labels."""
         return self.files.read_image(self.files.images[index])
 
-    def __getitem__(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """Sample number `index`; `UsageError` when a file cannot be read, sizes differ or a value is no class."""
         name = self.files.names[index]
         if self.split in self.about.unlabelled:

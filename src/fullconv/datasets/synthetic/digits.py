@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fullconv.data.dataset import SPLITS, Sample
+from fullconv.data.dataset import SPLITS, IndexedDataset, Sample
 from fullconv.datasets.published.label_spaces import DIGITS
 from fullconv.datasets.synthetic.handwriting import Indices, glyph, handwriting, shard_of, sources_of
 from fullconv.datasets.synthetic.painting import (
@@ -40,7 +40,7 @@ HEIGHTS = (0.75, 1.3)  # the least and the greatest height, in typical heights: 
 VOID = (0.12, 0.88)  # a pixel between these alphas is neither digit nor ground: a ring 1.7 pixels wide
 
 
-class Digits:
+class Digits(IndexedDataset):
     """One split of the scenes: images (H, W, 3) of several digits, labels (H, W): k + 1 for digit k, 0 for ground.
 
     A thin ring at the border of each digit is void, 255, as in PASCAL VOC. Where digits overlap, the upper one counts.
@@ -72,8 +72,8 @@ class Digits:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Sample:
-        index = range(self.length)[index]
+    def sample(self, index: int) -> Sample:
+        """Draw scene number `index`."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         image, label = _scene(rng, self.sources, self.size)
         return Sample(image, label, f"digits-{self.split}-{index:05d}")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from weakref import WeakKeyDictionary
 
+from fullconv.backends.metadata import ExportMetadata
 from fullconv.errors import FullconvError, RunError, UsageError
 from fullconv.geometry import GeometryError, Reach
 from fullconv.inference.large_image.halo import reach as reach_of
@@ -24,13 +25,12 @@ from fullconv.inference.large_image.tiles import (
     uncertain_share,
 )
 from fullconv.inference.large_image.tiling_options import WHOLE
+from fullconv.inference.model import Model
+from fullconv.inference.predictor import Predictor
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
 from fullconv.profiling.graph_cost import cost
 from fullconv.profiling.process_memory import format_bytes
-
-if TYPE_CHECKING:
-    from fullconv.inference.predictor import Predictor
 
 MOST = 700 * 10**6
 """Bytes that the work on an image takes at most unless told otherwise: more makes nothing faster."""
@@ -105,7 +105,7 @@ class TilingPlan:
 
 
 def plan(
-    predictor: Predictor, height: int, width: int, tile: int | str = "auto", halo: int | None = None,
+    predictor: Model, height: int, width: int, tile: int | str = "auto", halo: int | None = None,
     budget: int | None = None, bytes_of_row: int = 0,
 ) -> TilingPlan:  # fmt: skip
     """How an image of `height` x `width` is predicted.
@@ -125,13 +125,14 @@ def plan(
     far = reach(predictor)
     if auto and whole.bytes is None and far is not None and height * width <= WHOLE:
         return whole
-    if auto and isinstance(predictor.net, FCN) and far is not None and is_run_by_strips(predictor.net):
+    net = fcn_of(predictor)
+    if auto and net is not None and far is not None and is_run_by_strips(net):
         try:
-            return _strips(predictor.net, height, width, far, room, bytes_of_row)
+            return _strips(net, height, width, far, room, bytes_of_row)
         except RunError:  # `MOST` is what is sensible, not what there is
             if budget is not None:
                 raise
-            return _strips(predictor.net, height, width, far, int(SHARE * process_memory.available()), bytes_of_row)
+            return _strips(net, height, width, far, int(SHARE * process_memory.available()), bytes_of_row)
     side = tile if isinstance(tile, int) else None
     if side is not None and side < 1:
         raise UsageError(f"--tile {side}: give auto, none, or the side of a tile in pixels")
@@ -140,17 +141,20 @@ def plan(
     return _tiles(predictor, height, width, far, side, halo, room, bytes_of_row)
 
 
-def reach(predictor: Predictor) -> Reach | None:
+def reach(predictor: Model) -> Reach | None:
     """How far the scores of a pixel look; None for a net that sees without bounds, or whose geometry is not known."""
-    stated = getattr(predictor.header, "reach", None)
-    if stated is not None:  # an exported file says it
-        return Reach(*stated)
-    if not isinstance(predictor.net, FCN):
-        return None
+    if isinstance(predictor.header, ExportMetadata):  # an exported file states it
+        return Reach(*predictor.header.reach)
+    net = fcn_of(predictor)
     try:
-        return reach_of(predictor.net)
+        return None if net is None else reach_of(net)
     except (FullconvError, ValueError):
         return None
+
+
+def fcn_of(predictor: Model) -> FCN | None:
+    """Return the FCN of a model; None if it is an exported file or another net."""
+    return predictor.net if isinstance(predictor, Predictor) and isinstance(predictor.net, FCN) else None
 
 
 def is_run_by_strips(net: FCN) -> bool:
@@ -162,10 +166,10 @@ def is_run_by_strips(net: FCN) -> bool:
     return True
 
 
-def memory_of_whole(predictor: Predictor, height: int, width: int) -> int | None:
+def memory_of_whole(predictor: Model, height: int, width: int) -> int | None:
     """The bytes that an image takes as a whole; None for a net whose graph is not known."""
-    net = predictor.net
-    if not isinstance(net, FCN):
+    net = fcn_of(predictor)
+    if net is None:
         return None
     known = _KNOWN.setdefault(net, {})
     if (height, width) not in known:
@@ -204,7 +208,7 @@ def _strips(net: FCN, height: int, width: int, reach: Reach, room: int, bytes_of
 
 
 def _tiles(
-    predictor: Predictor, height: int, width: int, reach: Reach, side: int | None, halo: int | None, room: int,
+    predictor: Model, height: int, width: int, reach: Reach, side: int | None, halo: int | None, room: int,
     bytes_of_row: int,
 ) -> TilingPlan:  # fmt: skip
     """The tiles of a size, or the largest that memory allows."""
@@ -231,7 +235,7 @@ def _tiles(
 
 
 def _blended(
-    predictor: Predictor, height: int, width: int, side: int | None, halo: int | None, bytes_of_row: int
+    predictor: Model, height: int, width: int, side: int | None, halo: int | None, bytes_of_row: int
 ) -> TilingPlan:
     """Tiles that overlap, for a net that sees without bounds."""
     side, overlap = side or BLENDED[0], BLENDED[1] if halo is None else 2 * halo

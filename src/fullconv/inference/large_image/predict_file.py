@@ -25,6 +25,7 @@ from fullconv.inference.large_image.tiles import (
     scores_by_tile,
 )
 from fullconv.inference.large_image.tiling_options import TilingOptions
+from fullconv.inference.model import Model
 from fullconv.inference.predictor import Predictor
 from fullconv.io.decoding import MAX_PIXELS
 from fullconv.io.image import write_overlay
@@ -63,7 +64,7 @@ class Facts:
     peak: int = 0
 
 
-def is_ordinary(predictor: Predictor, path: Path, settings: TilingOptions) -> bool:
+def is_ordinary(predictor: Model, path: Path, settings: TilingOptions) -> bool:
     """Whether a file goes the ordinary way: it fits as a whole, and lies nowhere on the earth. Raises `UsageError`
     naming a file that cannot be read.
     """
@@ -77,7 +78,7 @@ def is_ordinary(predictor: Predictor, path: Path, settings: TilingOptions) -> bo
 
 
 def predict_file(
-    predictor: Predictor,
+    predictor: Model,
     path: Path,
     out: Path,
     name: str,
@@ -125,10 +126,11 @@ def predict_file(
     return facts
 
 
-def labels_of(predictor: Predictor, image: Rows, chosen: TilingPlan) -> Iterator[Labels]:
+def labels_of(predictor: Model, image: Rows, chosen: TilingPlan) -> Iterator[Labels]:
     """The classes of an image by task, in rows from top to bottom, as planned."""
     if chosen.way == "strips":
         columns = [(tile.box[1], tile.box[3], tile.seen[1], tile.seen[3]) for tile in chosen.tiles]
+        assert isinstance(predictor, Predictor)
         return labels_by_strip(predictor, image, chosen.rows, columns, chosen.bytes)
     if chosen.way == "blended":
         return blended_labels(image, (chosen.rows, chosen.columns), chosen.around, predictor.coarse)
@@ -136,7 +138,7 @@ def labels_of(predictor: Predictor, image: Rows, chosen: TilingPlan) -> Iterator
     return labels_by_tile(image, chosen.tiles or (Tile(whole, whole),), predictor.coarse)
 
 
-def sample(predictor: Predictor, image: Rows, chosen: TilingPlan) -> tuple[int, int]:
+def sample(predictor: Model, image: Rows, chosen: TilingPlan) -> tuple[int, int]:
     """Of a halo that is too small: the labels at the lower right corners of some tiles that differ from the exact ones,
     and how many were compared. There, at a crossing of seams, the most is missing.
     """
@@ -160,7 +162,7 @@ def sample(predictor: Predictor, image: Rows, chosen: TilingPlan) -> tuple[int, 
 
 
 def _write(
-    predictor: Predictor, image: Source, facts: Facts, out: Path, name: str, settings: TilingOptions, overlay: bool,
+    predictor: Model, image: Source, facts: Facts, out: Path, name: str, settings: TilingOptions, overlay: bool,
     progress: Callable[[int, int], Any] | None,
 ) -> None:  # fmt: skip
     """Predict, and write what comes as it comes."""
