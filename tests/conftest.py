@@ -5,8 +5,12 @@ import pytest
 import torch
 from hypothesis import settings
 
+from fullconv import host
+
 settings.register_profile("fullconv", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("fullconv")
+
+host.own_process()  # the tests are alone in theirs; those of a library call (test_host.py) start others
 
 
 @pytest.fixture(autouse=True)

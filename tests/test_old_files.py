@@ -63,9 +63,8 @@ def test_run_resumes(tmp_path):
 
 @pytest.mark.parametrize(
     "file, runs_it",
-    [("fcn8s.onnx", "onnxruntime"), ("fcn8s.xml", "openvino"), ("fcn8s.pt2", "torch"),
-     ("fcn8s.int8.onnx", "onnxruntime")],
-)  # fmt: skip
+    [("fcn8s.onnx", "onnxruntime"), ("fcn8s.xml", "openvino"), ("fcn8s.int8.onnx", "onnxruntime")],
+)
 def test_exported(tmp_path, file, runs_it):
     pytest.importorskip(runs_it)
     with zipfile.ZipFile(FILES / "exported.zip") as archive:
@@ -79,3 +78,11 @@ def test_exported(tmp_path, file, runs_it):
     best, second = np.sort(logits, axis=0)[:-3:-1]
     clear = best - second > 2 * TOLERANCE * np.ptp(logits)
     assert clear.mean() > 0.99 and (mask == logits.argmax(0))[clear].all()
+
+
+def test_a_torch_program_is_refused(tmp_path, capsys):
+    """Reading a .pt2 unpickles, which can run code: it is written, and no longer read."""
+    with zipfile.ZipFile(FILES / "exported.zip") as archive:
+        archive.extract("fcn8s.pt2", tmp_path)
+    assert call("predict", tmp_path / "fcn8s.pt2", IMAGE, "--out", tmp_path / "masks") == 2
+    assert "fcn8s.pt2: a .pt2 is not read here" in capsys.readouterr().err

@@ -7,8 +7,8 @@ and picks the device. What is counted is added as int64, so an evaluation on any
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
-import platform
 import signal
 import threading
 import time
@@ -110,7 +110,6 @@ class ProcessGroup:
                 raise
             # Of a connection that was closed torchrun says itself whose process died.
             missing = self.pulse.missing() if "time" in str(problem).lower() else []
-            self.pulse.end_those(missing)
             who = f"process {', '.join(map(str, missing))}" if missing else "another process"
             raise RunError(
                 f"process {self.rank} of {self.size}: {who} does not answer; look at its machine and its log, then go "
@@ -131,7 +130,7 @@ class Heartbeat:
     """Tells the others that this process lives, and how far it is; they look when they wait in vain.
 
     A thread writes its step and a count into the store every second: the count of one that is stopped or dead
-    stands still.
+    stands still. One whose thread cannot write for twice the time that the others wait ends itself (`Deadline`).
     """
 
     def __init__(self, store: Any, rank: int, size: int, timeout: float) -> None:
@@ -140,28 +139,31 @@ class Heartbeat:
         self.step = 0
         self.count = 0
         self.ended = threading.Event()
+        self.deadline = Deadline()
         self._beat()
         self.thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         self.thread.start()
 
     def _beat(self) -> None:
         self.count += 1
-        self.store.set(f"pulse/{self.rank}", f"{self.step} {self.count} {os.getpid()} {platform.node()}")
+        self.deadline.set(2 * self.timeout)
+        self.store.set(f"pulse/{self.rank}", f"{self.step} {self.count}")
 
     def _run(self) -> None:
         while not self.ended.wait(self.every):
             try:
                 self._beat()
             except RuntimeError:  # the store went with the process that kept it
-                return
+                break
+        self.deadline.set(0)
 
-    def _read(self) -> dict[int, tuple[int, int, int, str] | None]:
-        """Step, count, process id and machine of each; None where the store does not answer."""
-        found: dict[int, tuple[int, int, int, str] | None] = {}
+    def _read(self) -> dict[int, tuple[int, int] | None]:
+        """Step and count of each; None where the store does not answer."""
+        found: dict[int, tuple[int, int] | None] = {}
         for rank in range(self.size):
             try:
-                step, count, pid, host = self.store.get(f"pulse/{rank}").decode().split(" ", 3)
-                found[rank] = (int(step), int(count), int(pid), host)
+                step, count = self.store.get(f"pulse/{rank}").decode().split(" ")
+                found[rank] = (int(step), int(count))
             except (RuntimeError, ValueError):
                 found[rank] = None
         return found
@@ -188,21 +190,36 @@ class Heartbeat:
         furthest = max((place[0] for place in now.values() if place is not None), default=0)
         return [rank for rank, place in now.items() if place is not None and place[0] < furthest]
 
-    def end_those(self, ranks: Sequence[int]) -> None:
-        """Kill processes that do not answer, where they are on this machine: one that is stopped hears nothing else,
-        and torchrun would wait for it for half a minute more.
-        """
-        found = self._read()
-        for rank in ranks:
-            place = found[rank]
-            if place is not None and place[3] == platform.node():
-                with contextlib.suppress(OSError):
-                    os.kill(place[2], getattr(signal, "SIGKILL", signal.SIGTERM))
-
     def end(self) -> None:
         """Stop telling."""
         self.ended.set()
         self.thread.join()
+
+
+class Deadline:
+    """A timer of the kernel that kills this process unless it is set again in time. It also reaches a process that is
+    stopped, for which torchrun waits for half a minute. Linux only; elsewhere there is none.
+    """
+
+    class Event(ctypes.Structure):
+        """``struct sigevent``."""
+
+        _fields_ = (("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("notify", ctypes.c_int),
+                    ("rest", ctypes.c_char * 48))  # fmt: skip
+
+    def __init__(self) -> None:
+        self.timer = ctypes.c_void_p()
+        self.library: Any = None
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            library, event = ctypes.CDLL(None), self.Event(None, signal.SIGKILL, 0)
+            if not library.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self.timer)):
+                self.library = library
+
+    def set(self, seconds: float) -> None:
+        """Kill this process after so many seconds from now; 0 for never."""
+        if self.library is not None:
+            wait = (ctypes.c_long * 4)(0, 0, int(seconds), int(seconds % 1 * 1e9))  # struct itimerspec
+            self.library.timer_settime(self.timer, 0, wait, None)
 
 
 def asked_for() -> int:

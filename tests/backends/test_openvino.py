@@ -91,11 +91,6 @@ def test_a_model_from_somebody_else(model, tmp_path):
         openvino.cut(other, ["fine"])
 
 
-def test_nobody_is_told_that_it_is_used():
-    openvino.present()
-    assert not [name for name, found in sys.modules.items() if name.startswith("openvino_telemetry") and found]
-
-
 def test_what_a_file_says_of_itself_there_and_back():
     for more in ({}, {"geometric_classes": 3}, {"upsample": "learn-all"}):
         for size, precision in ((None, "fp32"), ((30, 40), "int8")):
@@ -112,7 +107,7 @@ def test_what_a_file_says_of_itself_there_and_back():
         (('"labels"', '"lables"'), "is damaged"),
         (('"factor": 8', '"factor": 0'), "is damaged"),
         (('"kernel": 16', '"kernel": 99'), "is damaged"),
-        (('"mean": [', '"mean": ["x", '), "is damaged"),
+        (('"mean": [', '"mean": ["x", '), "give finite numbers.*take another copy"),
     ],
 )
 def test_a_damaged_text_is_one_line(change, said):

@@ -85,7 +85,10 @@ def test_what_is_printed_is_plain(place, digits_folder, capsys):
     code, out, err = call(capsys, "export", place / "model.safetensors", "--out", place / "m.pt2", "--size", "40x56")
     assert code == 0, err
     assert "the file was run beside the net on 2 images of 40x56" in out and "100 % of 4,480 pixels" in out
-    assert call(capsys, "predict", place / "m.pt2", place / "photo.png", "--out", place / "pt2")[0] == 0
+    for words in (("predict", place / "m.pt2", place / "photo.png", "--out", place / "pt2"),
+                  ("evaluate", place / "m.pt2", digits_folder)):  # fmt: skip
+        code, out, err = call(capsys, *words)
+        assert code == 2 and err.count("\n") == 1 and "torch may run code that is in it; give the .onnx or .xml" in err
 
 
 def test_a_photograph_of_another_size(place, capsys):

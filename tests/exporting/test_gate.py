@@ -1,5 +1,7 @@
 """An exported file is kept only if it says what the net says."""
 
+import copy
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from tests.support.small_nets import graph, image, predictor
 
 import fullconv.exporting.export
-from fullconv.backends import onnx
+from fullconv.backends import onnx, torch_export
 from fullconv.config import InputConvention
 from fullconv.errors import RunError, UsageError
 from fullconv.exporting import gate
@@ -110,8 +112,25 @@ def test_a_file_for_any_size_is_run_on_several(tmp_path, name):
     assert checked.size is None and len(checked.agreement.sizes) == 5 and checked.failure is None
     assert checked.least == 1 or name == "m.pt2"
     if checked.least > 1:
-        with pytest.raises(UsageError, match=rf"image of 9x\d+: m\.pt2 takes images from {checked.least}x"):
-            load_exported(tmp_path / name)(image(9, 2 * checked.least))
+        said = {"fullconv": ""}
+        found = torch.export.load(tmp_path / name, extra_files=said).module()
+        assert json.loads(said["fullconv"])["least"] == checked.least
+        found(torch.zeros(1, 3, checked.least, 2 * checked.least))
+        with pytest.raises((RuntimeError, AssertionError)):
+            found(torch.zeros(1, 3, 1, 2 * checked.least))
+
+
+def test_a_spoilt_program_is_not_kept(tmp_path, monkeypatch):
+    def spoilt(net, size, real=torch_export.program):
+        net = copy.deepcopy(net)
+        for parameter in net.parameters():
+            parameter.data.neg_()
+        return real(net, size)
+
+    monkeypatch.setattr(torch_export, "program", spoilt)
+    with pytest.raises(RunError, match="not written, since"):
+        export(predictor("lenet", 4), tmp_path / "m.pt2", SIZE)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml"])

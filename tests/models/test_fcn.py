@@ -1,5 +1,9 @@
 """The published numbers come out of the walk, and the laws of the net hold on every backbone."""
 
+import io
+import multiprocessing
+import pickle
+
 import pytest
 import torch
 from hypothesis import given
@@ -148,3 +152,45 @@ def test_translation_by_the_stride_moves_the_logits_by_it():
 def test_bad_settings_are_one_line(settings, words):
     with pytest.raises(UsageError, match=words):
         build(settings)
+
+
+def with_scores(net):
+    """A net whose scores are not all zero, as they begin."""
+    for name, parameter in net.named_parameters():
+        if name.startswith("score"):
+            torch.nn.init.normal_(parameter)
+    return net
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_a_pickled_net_gives_the_same_logits(backbone):
+    net, x = with_scores(small(backbone, strides(backbone)[-1])), torch.randn(1, 3, 61, 70)
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    for other in (pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False)):
+        with torch.no_grad():
+            assert torch.equal(other(x), net(x)) and net(x).std() > 0
+        assert {name: p.shape for name, p in other.state_dict().items()} == {
+            name: p.shape for name, p in net.state_dict().items()
+        }
+
+
+def logits_of(net, x, answer):
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        answer.put(net(x).numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "squeezenet1_0"])
+def test_a_net_goes_to_a_process_that_is_spawned(backbone):
+    net, x = with_scores(small(backbone, 8)), torch.randn(1, 3, 61, 70)
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    child = context.Process(target=logits_of, args=(net, x, answer))
+    child.start()
+    found = answer.get(timeout=120)
+    child.join()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), net(x), rtol=1e-4, atol=1e-5)

@@ -1,5 +1,8 @@
 """Every engine says what the net says, for any size, on one thread as on two; and what there is not is refused."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -257,3 +260,25 @@ def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch):
 
 def test_every_engine_has_its_precisions():
     assert set(PRECISIONS) == set(ENGINES) and all("fp32" in precisions for precisions in PRECISIONS.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [engine for engine in USED if engine != "torch"])
+def test_four_threads_bring_sizes_that_are_new(engine):
+    """Nets are exported for each size, in any thread: one after the other, and each thread gets what it asked for."""
+    net = trained(ModelConfig("lenet", 4, 4))
+    nets = [CompiledModel(net, engine), CompiledModel(net, engine)]
+    given = [image(net, (32 + n % 5, 32 + n // 5)) for n in range(6)]
+    with torch.inference_mode():
+        wanted = [net(x) for x in given]
+    together = threading.Barrier(4)
+
+    def work(thread):
+        together.wait(timeout=60)
+        order = [(n + thread) % len(given) for n in range(len(given))]
+        return [(n, nets[n % 2](given[n])) for n in order]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(work, range(4)):
+            for n, logits in found:
+                torch.testing.assert_close(logits, wanted[n], rtol=1e-3, atol=1e-3)

@@ -1,8 +1,13 @@
 """Several processes under torchrun train the net that one trains, count what one counts, and survive each other."""
 
+import platform
 import signal
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -10,8 +15,8 @@ from hypothesis import strategies as st
 from tests.support.ranks import done, kills, layouts, rank, train, wait_for_steps
 
 from fullconv.data.loader import BatchStream, RankShard
-from fullconv.distributed import ALONE, join
-from fullconv.errors import UsageError
+from fullconv.distributed import ALONE, Heartbeat, ProcessGroup, join
+from fullconv.errors import RunError, UsageError
 from fullconv.training.log import read_log
 from fullconv.weights import checkpoint
 
@@ -47,6 +52,61 @@ def test_one_process_is_all(monkeypatch):
     assert not ALONE.any(False)
 
 
+def test_a_process_id_from_the_store_is_never_signalled():
+    """Whatever the store says: the process of that number was not started by this one, or is somebody else's by now."""
+    kept = {}
+    store = SimpleNamespace(set=kept.__setitem__, get=lambda key: kept[key].encode())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        kept["pulse/1"] = f"3 7 {other.pid} {platform.node()}"
+        pulse = Heartbeat(store, 0, 2, timeout=0.2)
+        with (
+            pytest.raises(RunError, match="process 0 of 2: process 1 does not answer"),
+            ProcessGroup(0, 2, pulse=pulse).told(),
+        ):
+            raise RuntimeError("Timed out waiting for gloo")
+        pulse.end()
+        time.sleep(0.2)
+        assert other.poll() is None
+        other.communicate(b"\n")
+    assert other.returncode == 0
+
+
+STOPPED = """
+import os, signal, types
+from fullconv.distributed import Heartbeat as Pulse
+pulse = Pulse(types.SimpleNamespace(set=lambda key, value: None), 0, 2, timeout=0.5)
+for end in (False, True):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    print("went on", flush=True)
+    if not end:
+        pulse.end()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="timers of Linux")
+def test_a_process_that_is_stopped_ends_itself():
+    """Nobody else may end it, and torchrun would wait; one that has left the others may be stopped for as long as it
+    likes.
+    """
+
+    def run():
+        process = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        return process
+
+    with run() as process:
+        assert process.wait(timeout=20) == -signal.SIGKILL
+    with run() as process:
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == "went on\n"
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        time.sleep(2)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(timeout=20) == 0
+
+
 # -- real processes ---------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +140,8 @@ def test_a_killed_process_is_started_again_and_the_net_is_the_same(digits_folder
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named(digits_folder, tmp_path):
-    process = train(2, digits_folder, tmp_path, "--batch-size", "4", "--steps", "100000", "--dist-timeout", "5")
+    words = ["--batch-size", "4", "--steps", "100000", "--dist-timeout", "5"]
+    process = train(2, digits_folder, tmp_path, *words)
     wait_for_steps(tmp_path, 3)
     rank(process, 1).send_signal(signal.SIGSTOP)
     began = time.monotonic()

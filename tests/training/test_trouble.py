@@ -19,6 +19,8 @@ from tests.support.runs import CONFIG, MODEL, final, start
 
 import fullconv
 from fullconv.config import CONVENTIONS
+from fullconv.data.loader import BatchStream, batches
+from fullconv.data.transforms import augmentation, outside
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.errors import RunError, UsageError
 from fullconv.training import step
@@ -28,6 +30,7 @@ from fullconv.training.run import records
 from fullconv.training.saved_state import newest_state
 
 CONVENTION = CONVENTIONS["torchvision"]
+FILL = outside(CONVENTION, 255)
 
 
 def values(net):
@@ -183,6 +186,30 @@ def test_a_loader_process_that_fails_ends_the_run_soon(digits_folder, tmp_path, 
     while multiprocessing.active_children() and time.monotonic() < until:
         time.sleep(0.1)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("act", [kill_me, hang])
+def test_a_loader_that_fails_ends_its_own_processes_alone(digits_folder, act):
+    """The host's children live on, another loader's too, and the host's handler of signals is what torch made it."""
+    dataset = open_dataset(digits_folder, "train")
+    transform = augmentation(CONFIG, FILL)
+    other = batches(BatchStream(dataset, transform, FILL, 1, seed=0), 0, 10**6, workers=1)
+    next(other)
+    mine = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    mine.start()
+    before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(RunError, match="loader: "):
+            for _ in batches(BatchStream(Broken(dataset, act), transform, FILL, 1, seed=0), 0, 100, 2, timeout=2):
+                pass
+        assert set(multiprocessing.active_children()) == before
+        assert signal.getsignal(signal.SIGCHLD) is handler
+        for _ in range(20):
+            next(other)
+    finally:
+        other.close()
+        mine.kill()
+        mine.join()
 
 
 @pytest.mark.slow

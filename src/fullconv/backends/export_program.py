@@ -4,6 +4,7 @@ arithmetic in the graph.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ EXAMPLE = (2, 96, 128)
 """Images, height and width with which a net of any size is traced: no two of them equal, none of them 1, since the
 tracer takes those for constants.
 """
+
+
+EXPORTING = threading.RLock()
+"""Held while torch exports a net and a converter reads what came of it: both keep state of the whole process."""
 
 
 class TupleOutputs(nn.Module):
@@ -71,5 +76,5 @@ def example(net: FCN, size: Size | None) -> tuple[Tensor, Any]:
 def program(net: FCN, size: Size | None) -> torch.export.ExportedProgram:
     """The net as a program of torch.export: (N, C, H, W) to its logits, a tuple of them for two heads."""
     x, dynamic = example(net, size)
-    with without_warnings(), torch.no_grad():
+    with EXPORTING, without_warnings(), torch.no_grad():
         return torch.export.export(TupleOutputs(net.eval(), coarse=False), (x,), dynamic_shapes=dynamic)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fullconv.config import InputConvention, Size
 from fullconv.errors import UsageError, shown
@@ -29,6 +29,14 @@ LOGITS = {"semantic": "logits", "geometric": "logits_geometric"}
 
 COARSE = {"semantic": "coarse", "geometric": "coarse_geometric"}
 """The names of the scores at the net's own stride, inside the graph; an output of those that are cut there."""
+
+
+def refuse_program(path: Path) -> NoReturn:
+    """Raise the `UsageError` of a .pt2 that is given as a model."""
+    raise UsageError(
+        f"{shown(path)}: a .pt2 is not read here, since torch may run code that is in it; give the .onnx or .xml of "
+        "the net, or its checkpoint"
+    )
 
 
 @dataclass(frozen=True)

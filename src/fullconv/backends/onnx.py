@@ -6,7 +6,6 @@ refused, since their names may lead anywhere.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,28 +42,21 @@ def to_onnx(net: FCN, size: Size | None, coarse: bool = False) -> ModelProto:
     """
     import torch
 
-    from fullconv.backends.export_program import TupleOutputs, example
+    from fullconv.backends.export_program import EXPORTING, TupleOutputs, example
 
     present("onnx", "onnxscript")
     outputs = TupleOutputs(net.eval(), logits=not coarse, coarse=coarse or not net.learned_end)
     x, dynamic = example(net, size)
-    told = logging.getLogger("torch.onnx").level, logging.getLogger("onnxscript").level
-    for name in ("torch.onnx", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with without_warnings(), torch.no_grad():
-            made = torch.onnx.export(
-                outputs, (x,), dynamo=True, dynamic_shapes=dynamic, input_names=[IMAGE], output_names=outputs.names,
-                verbose=False,
-            )  # fmt: skip
-            assert made is not None
-            if size is not None:
-                from onnxscript import optimizer
+    with EXPORTING, without_warnings("torch.onnx", "onnxscript"), torch.no_grad():
+        made = torch.onnx.export(
+            outputs, (x,), dynamo=True, dynamic_shapes=dynamic, input_names=[IMAGE], output_names=outputs.names,
+            verbose=False,
+        )  # fmt: skip
+        assert made is not None
+        if size is not None:
+            from onnxscript import optimizer
 
-                optimizer.optimize_ir(made.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
-    finally:
-        for name, level in zip(("torch.onnx", "onnxscript"), told, strict=True):
-            logging.getLogger(name).setLevel(level)
+            optimizer.optimize_ir(made.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
     model = made.model_proto
     if model.ByteSize() > LARGEST:
         raise RunError(f"onnx: a net of {model.ByteSize():,} bytes does not fit into one file; export to .xml")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +45,21 @@ def of_net(net: FCN, size: Size) -> Model:
     """
     import torch
 
-    from fullconv.backends.export_program import TupleOutputs, example
+    from fullconv.backends.export_program import EXPORTING, TupleOutputs, example
+
+    present()
+    from openvino._offline_transformations import apply_moc_transformations
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     outputs = TupleOutputs(net.eval(), logits=False)
     x, _ = example(net, size)
-    with without_warnings(), torch.no_grad():
-        model = present().convert_model(torch.export.export(outputs, (x,)), share_weights=False)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with EXPORTING, without_warnings(""), torch.no_grad():
+        # These are the steps of `openvino.convert_model`, which also reports its use to its makers.
+        program = TorchFXPythonDecoder.from_exported_program(torch.export.export(outputs, (x,)))
+        model = frontend.convert(frontend.load(program, False))  # False: weights are not shared
+        apply_moc_transformations(model, cf=False, smart_reshape=True)
     for output, name in zip(model.outputs, outputs.names, strict=True):
         output.get_tensor().set_names({name})
     return model
@@ -121,8 +132,7 @@ class OpenvinoNet:
             raise UsageError(
                 f"openvino: it does not take this model ({_last_line(problem)}); export it again"
             ) from None
-        self.request = self.compiled.create_infer_request()
-        self.shape: tuple[int, ...] = ()
+        self.own = threading.local()  # the request of each thread, and the shape that it was made for
         self.outputs = [output.get_any_name() for output in self.compiled.outputs]
 
     def __call__(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -130,9 +140,9 @@ class OpenvinoNet:
         reason = "its outputs are empty"
         try:
             # Of a size that a layer does not take, an old request would give the outputs of the size before.
-            self.request = self.request if x.shape == self.shape else self.compiled.create_infer_request()
-            self.shape = x.shape
-            found = self.request.infer([np.ascontiguousarray(x)], share_inputs=True).to_tuple()
+            if x.shape != getattr(self.own, "shape", None):
+                self.own.request, self.own.shape = self.compiled.create_infer_request(), x.shape
+            found = self.own.request.infer([np.ascontiguousarray(x)], share_inputs=True).to_tuple()
             if all(output.size for output in found):
                 return dict(zip(self.outputs, found, strict=True))
         except RuntimeError as problem:
@@ -158,11 +168,30 @@ def core() -> Any:
 
 
 def present() -> Any:
-    """OpenVINO, without the package by which it tells its makers that it was imported: it goes on without."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    """Import OpenVINO."""
     try:
-        with without_warnings():
+        with without_warnings(), _unreported():
             import openvino
     except ImportError:
         raise UsageError("openvino: it is not installed; pip install 'fullconv[openvino]'") from None
     return openvino
+
+
+_importing = threading.Lock()
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Hide the package by which OpenVINO reports to its makers that it was imported, until it is; it works without."""
+    name = "openvino_telemetry"
+    with _importing:
+        if "openvino" in sys.modules:
+            yield
+            return
+        before = {name: sys.modules[name]} if name in sys.modules else {}
+        sys.modules[name] = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            del sys.modules[name]
+            sys.modules.update(before)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullconv import host
 from fullconv.models.fcn import FCN
 from fullconv.optimize.cache_blocking import in_bands
 from fullconv.optimize.im2col import RowsConv2d
@@ -72,7 +73,8 @@ class Quick:
     def __init__(self) -> None:
         self.kept: dict[Tensor, Callable[[nn.Conv2d], nn.Module]] = {}
         self.space = Workspace()
-        process_memory.set_malloc_thresholds()
+        if host.owns_process():
+            process_memory.set_malloc_thresholds()
 
     def __call__(self, net: FCN) -> FCN:
         """A copy of a net; layers that do not change are shared."""

@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
+from fullconv import host
 from fullconv.bench import prediction
 from fullconv.config import Size
 from fullconv.inference.predictor import load_checkpoint
@@ -30,6 +31,7 @@ def peak_of(way: str, made: tuple[str, float, str] | Path, size: Size, threads: 
 def _peak(way: str, made: tuple[str, float, str] | Path, size: Size, threads: int) -> int:
     import torch
 
+    host.own_process()
     torch.set_num_threads(threads)
     if isinstance(made, Path):
         net = load_checkpoint(made, engine="eager").net

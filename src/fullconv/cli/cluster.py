@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fullconv import host
 from fullconv.cli.loading import PredictRequest, ready
 from fullconv.cli.segmenting import Told, segment
 from fullconv.errors import RunError, UsageError, shown
@@ -62,6 +63,7 @@ class Worker:
     """Loads the model once, then predicts the images whose numbers it is given."""
 
     def __init__(self, task: Task) -> None:
+        host.own_process()
         os.chdir(task.place)  # paths are those that were given on the command line
         self.task = task
         self.ready = ready(task.asked, task.outputs)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from fullconv import __version__
+from fullconv import __version__, host
 from fullconv.errors import FullconvError, UsageError, suggestion
 
 VERBS = {
@@ -93,6 +93,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; leaves with its exit code."""
+    host.own_process()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     code = 0

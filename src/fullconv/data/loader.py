@@ -7,19 +7,21 @@ with any number of worker processes.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv import host
 from fullconv.data.dataset import Dataset, Image, Sample
 from fullconv.data.transforms import Fill, Transform, window
 from fullconv.errors import FullconvError, RunError, UsageError
@@ -167,26 +169,37 @@ def batches(
 
     workers = loading_processes(workers)
     steps: Any = _Steps(stream, start, stop)  # what DataLoader wants of a data set is len and getitem
-    loader: Iterable[Batch | FullconvError] = DataLoader(
-        steps,
-        batch_size=1,
-        collate_fn=_only,
-        num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
-        timeout=timeout if workers else 0,
-        worker_init_fn=partial(_begin_worker, os.getpid()),
+    loader: Iterator[Batch | FullconvError] = iter(
+        DataLoader(
+            steps,
+            batch_size=1,
+            collate_fn=_only,
+            num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
+            timeout=timeout if workers else 0,
+            worker_init_fn=partial(_begin_worker, os.getpid()),
+        )
     )
-    with worker_faults():
-        for batch in loader:
-            if isinstance(batch, FullconvError):
-                raise batch
-            yield batch
+    _loaders.add(loader)
+    try:
+        with worker_faults(loader):
+            for batch in loader:
+                if isinstance(batch, FullconvError):
+                    raise batch
+                yield batch
+    finally:
+        _end_workers(loader)
+
+
+_loaders: WeakSet[Any] = WeakSet()
+"""The loaders of `batches` that are in use, whose processes are ours to end."""
 
 
 @contextlib.contextmanager
-def worker_faults() -> Iterator[None]:
-    """The death of a loader process, which torch raises wherever the main process is at that moment, or its silence, as
-    one line; what is left of the loader is ended.
+def worker_faults(loader: Any = None) -> Iterator[None]:
+    """Turn the death of a loader process, which torch raises wherever the main process is at that moment, or its
+    silence into one line, and end the processes of the loader that failed: `loader`, or the one that has the process
+    which torch names.
     """
     try:
         yield
@@ -194,7 +207,10 @@ def worker_faults() -> Iterator[None]:
         text = str(problem)
         if "DataLoader" not in text:
             raise
-        _end_loaders()
+        named = {int(number) for number in re.findall(r"\d+", text)}
+        for one in list(_loaders):
+            if one is loader or named & {worker.pid for worker in getattr(one, "_workers", ())}:
+                _end_workers(one)
         if "timed out" in text:
             what = f"no images came for {text.split('after ')[-1].split(' seconds')[0]} seconds: a loader process hangs"
             way = "look at the disk or the data set, or give a longer --worker-timeout"
@@ -204,22 +220,24 @@ def worker_faults() -> Iterator[None]:
         raise RunError(f"loader: {what}; {way}") from None
 
 
-def _end_loaders() -> None:
-    """Kill the processes of the loader that are left, without torch calling out the death of each."""
-    heard = None
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        child.kill()
-        child.join()
-    if heard is not None:
-        signal.signal(signal.SIGCHLD, heard)
+def _end_workers(loader: Any) -> None:
+    """Kill the processes of a loader that are left; torch is told first, or it would report the death of each."""
+    workers = getattr(loader, "_workers", ())
+    if workers and loader._worker_pids_set:
+        from torch.utils.data._utils.signal_handling import _remove_worker_pids
+
+        loader._worker_pids_set = False
+        _remove_worker_pids(id(loader))
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def _begin_worker(parent: int, worker: int) -> None:
     """Loader processes leave signals to the main process, which ends them: Ctrl-C and a batch system reach all. And
     they end with it, however it ended: one that waits to hand over a batch would wait for ever.
     """
+    host.own_process()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()

@@ -20,7 +20,7 @@ from fullconv.config import Size, to_mapping
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.exporting.gate import Agreement, compare, odd_sizes, photographs, to_size
-from fullconv.inference.exported import SUFFIXES, load_exported
+from fullconv.inference.exported import SUFFIXES, ExportedPredictor, load_exported
 from fullconv.inference.large_image.halo import reach
 from fullconv.inference.model import Model
 from fullconv.inference.predictor import Predictor
@@ -31,6 +31,9 @@ from fullconv.optimize.size_specialization import specialize_for_size
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+FORMATS = (*SUFFIXES, ".pt2")
+"""Suffixes of the files that `export` writes."""
 
 LIMITS = {"fp32": (1e-4, 0.9999), "int8": (None, 0.99)}
 """What an exported file must keep, by its precision: the largest difference of the scores as a part of their range, and
@@ -129,8 +132,9 @@ def export(
         if path.suffix == ".pt2":
             from fullconv.backends import torch_export
 
-            made.write_bytes(torch_export.to_pt2(net, size, card))
-            return keep(predictor, made, path, images, measure)
+            content, run, card = torch_export.to_pt2(net, size, card)
+            made.write_bytes(content)
+            return keep(predictor, made, path, images, measure, ExportedPredictor(run, card, path.name))
         from fullconv.backends.onnx import to_onnx
 
         inputs = [to_input(to_size(image, size), card.input) for image in calibration]
@@ -163,17 +167,21 @@ def write(graph: ModelProto, card: ExportMetadata, path: Path, inputs: Sequence[
 
 
 def keep(
-    predictor: Predictor, made: Path, path: Path, images: Sequence[Image] = (), measure: Measure | None = None
-) -> Checked:
-    """Run the file that was made, and move it to its place if it agrees with the net."""
-    exported = load_exported(made)
+    predictor: Predictor, made: Path, path: Path, images: Sequence[Image] = (), measure: Measure | None = None,
+    loaded: ExportedPredictor | None = None,
+) -> Checked:  # fmt: skip
+    """Run the file that was made, and move it to its place if it agrees with the net. loaded: what is in it, if it is
+    not to be read.
+    """
+    exported = loaded or load_exported(made)
     size, precision = exported.header.size, exported.header.precision
     least = exported.header.least
     sizes = odd_sizes(size, least)
     shots = list(images) or photographs(len(exported.header.input.mean), exported.header.input, sizes)
     if images and size is None:
         shots += [to_size(image, odd) for image, odd in zip(images, sizes, strict=False)]
-    agreement = compare(predictor, exported, load_exported(made, whole=True), [to_size(shot, size) for shot in shots])
+    whole = loaded or load_exported(made, whole=True)
+    agreement = compare(predictor, exported, whole, [to_size(shot, size) for shot in shots])
     parts = [made, made.with_suffix(".bin")] if made.suffix == ".xml" else [made]
     length = sum(part.stat().st_size for part in parts)
     checked = Checked(path, precision, exported.header.exact, size, least, length, agreement)
@@ -192,8 +200,8 @@ def keep(
 
 def refuse(path: Path, int8: bool) -> None:
     """Refuse, before any work, a path that no file can be exported to, and one whose tools are not installed."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{shown(path)}: its suffix says no format; give one of: {', '.join(SUFFIXES)}")
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{shown(path)}: its suffix says no format; give one of: {', '.join(FORMATS)}")
     if path.is_dir():
         raise UsageError(f"{shown(path)}: it is a folder; give a file such as {shown(path / 'm.onnx')}")
     if int8 and path.suffix == ".pt2":
@@ -206,7 +214,7 @@ def refuse(path: Path, int8: bool) -> None:
         if path.suffix == ".xml":
             openvino.present()
         if path.suffix == ".xml" and int8:
-            quantize.present_nncf()
+            quantize.require_nncf()
 
 
 def _fcn(predictor: Predictor) -> FCN:

@@ -4,11 +4,13 @@ them stay in fp32: they are a thousandth of the work, and what is compared at th
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
-from io import StringIO
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from fullconv.backends.metadata import IMAGE
 from fullconv.backends.onnx import present
-from fullconv.errors import UsageError
+from fullconv.errors import RunError, UsageError, shown
 from fullconv.warnings import without_warnings
 
 if TYPE_CHECKING:
@@ -56,53 +58,51 @@ def onnx_in_int8(model: ModelProto, inputs: Iterable[NDArray[np.float32]], exact
             found = next(self.left, None)
             return None if found is None else {IMAGE: found}
 
-    said = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)
     made = folder / "int8.onnx"
-    try:
-        with without_warnings():
-            quantization.quantize_static(
-                type(model).FromString(model.SerializeToString()),  # a copy: it empties what it is given
-                made,
-                Inputs(),
-                quant_format=quantization.QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                nodes_to_exclude=in_fp32(model, exact),
-            )
-    finally:
-        logging.getLogger().setLevel(said)
+    with without_warnings(""):
+        quantization.quantize_static(
+            type(model).FromString(model.SerializeToString()),  # a copy: it empties what it is given
+            made,
+            Inputs(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=in_fp32(model, exact),
+        )
     return read(made)
 
 
 def openvino_in_int8(model: Any, inputs: Iterable[NDArray[np.float32]], exact: list[str]) -> Any:
-    """A model of OpenVINO with its trunk in 8-bit integers, by nncf. exact: the names of what keeps fp32."""
-    nncf = present_nncf()
-    images = list(inputs)
+    """Quantize the trunk of an OpenVINO model to 8-bit integers with nncf.
+
+    nncf runs in a process of its own (`fullconv.exporting.nncf_child`): it prints, and it reports its use to its makers
+    as soon as it is imported, which only a process of ours can keep it from.
+
+    exact: names of the nodes that keep fp32. Raises `UsageError` if nncf is not installed, `RunError` if it fails.
+    """
+    from fullconv.backends import openvino
+
+    require_nncf()
     # A convolution with its bias is two nodes here: NAME, and NAME/WithoutBiases.
     left = [name for node in model.get_ops() if (name := node.get_friendly_name()).partition("/")[0] in set(exact)]
-    with without_warnings(), contextlib.redirect_stdout(StringIO()):  # its progress
-        return nncf.quantize(
-            model,
-            nncf.Dataset(images),
-            subset_size=len(images),
-            target_device=nncf.TargetDevice.CPU,
-            preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=left),
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        openvino.save(model, folder / "fp32.xml")
+        np.savez(folder / "inputs.npz", *inputs)
+        (folder / "exact.json").write_text(json.dumps(left))
+        child = [sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("nncf_child.py")), name]
+        paths = os.pathsep.join(str(Path(part).absolute()) for part in sys.path if part)
+        done = subprocess.run(child, capture_output=True, text=True, check=False,
+                              env={**os.environ, "PYTHONPATH": paths})  # fmt: skip
+        if done.returncode:
+            reason = shown((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200])
+            raise RunError(f"nncf: it does not quantize this net ({reason}); export it without --int8, or to .onnx")
+        xml, weights = ((folder / f"int8.{end}").read_bytes() for end in ("xml", "bin"))
+    return openvino.core().read_model(xml, weights)
 
 
-def present_nncf() -> Any:
-    """Nncf, or the way to it; it tells its makers nothing either (see `fullconv.backends.openvino.present`)."""
-    from fullconv.backends.openvino import core
-
-    core()  # before nncf makes one of its own
-    try:
-        with without_warnings():
-            import nncf
-    except ImportError:
-        raise UsageError("nncf: it is not installed; pip install 'fullconv[openvino]'") from None
-    assert "openvino_telemetry" in sys.modules
-    nncf.set_log_level(logging.ERROR)
-    return nncf
+def require_nncf() -> None:
+    """Raise `UsageError` if nncf is not installed."""
+    if find_spec("nncf") is None:
+        raise UsageError("nncf: it is not installed; pip install 'fullconv[openvino]'")

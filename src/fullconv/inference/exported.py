@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.backends.metadata import COARSE, LOGITS, ExportMetadata
+from fullconv.backends.metadata import COARSE, LOGITS, ExportMetadata, refuse_program
 from fullconv.data.dataset import Image
 from fullconv.errors import UsageError, shown
 from fullconv.inference.coarse_scores import CoarseScores
@@ -18,7 +18,7 @@ from fullconv.inference.preprocess import check_input, to_input
 Run = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 """A net in an engine: its input (N, C, H, W) to its outputs by name."""
 
-SUFFIXES = (".onnx", ".xml", ".pt2")
+SUFFIXES = (".onnx", ".xml")
 """Of the files that `load_exported` reads."""
 
 
@@ -69,7 +69,7 @@ class ExportedPredictor(Model):
 def load_exported(
     path: str | Path, precision: str = "fp32", threads: int | None = None, whole: bool = False
 ) -> ExportedPredictor:
-    """What ``fullconv export`` wrote: m.onnx, m.xml (with m.bin beside it), m.pt2 (which needs torch).
+    """What ``fullconv export`` wrote: m.onnx, or m.xml (with m.bin beside it). A .pt2 is for other programs.
 
     precision: ``bf16`` for an .xml on a CPU that multiplies it. threads: how many the engine may use. whole: let the
     engine compute the logits, as it does for everybody else, and not only the scores at the net's own stride.
@@ -77,6 +77,8 @@ def load_exported(
     Raises `UsageError` naming the file when it is missing, damaged, or from somebody else.
     """
     path = Path(path)
+    if path.suffix.lower() == ".pt2":
+        refuse_program(path)
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{shown(path)}: its suffix is none of {', '.join(SUFFIXES)}; give what fullconv export wrote")
     if not path.is_file():
@@ -84,11 +86,6 @@ def load_exported(
         raise UsageError(f"{shown(path)}: {what}; check the path")
     if precision != "fp32" and path.suffix != ".xml":
         raise UsageError(f"precision '{precision}': {shown(path)} is run in fp32; export to .xml for {precision}")
-    if path.suffix == ".pt2":
-        from fullconv.backends import torch_export
-
-        program, card = torch_export.read(path)
-        return ExportedPredictor(torch_export.ProgramNet(program), card, path.name)
     if path.suffix == ".onnx":
         from fullconv.backends import onnx
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullconv.backends.metadata import refuse_program
 from fullconv.data.dataset import Image
 from fullconv.errors import RunError, UsageError, shown
 from fullconv.inference.coarse_scores import CoarseScores
@@ -155,6 +156,8 @@ def load_checkpoint(path: str | Path, precision: str = "fp32", engine: str = "to
     fullconv checkpoint of an FCN, and for an engine or precision that there is not.
     """
     path = Path(path)
+    if path.suffix.lower() == ".pt2":
+        refuse_program(path)
     check("torch" if engine == "eager" else engine, precision)
     tensors, header = checkpoint.load(path)
     if header is None or header.kind != "fcn":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv import host
 from fullconv.errors import UsageError, shown
 from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file
 from fullconv.io.formats import HEAD_BYTES, sniff
@@ -172,7 +173,8 @@ def _library(name: str, required: bool = True) -> Any:
     from importlib import import_module
 
     try:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what it finds wrong is said here, in one line
+        if host.owns_process():
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what it finds wrong is said here, in one line
         return import_module(name)
     except ImportError:
         if not required:

@@ -199,6 +199,7 @@ POOLS = {F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d}
 def _pools_as_layers(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Pools that a forward calls as functions, as the layers that they are."""
     for node in graph_module.graph.nodes:
+        node.type = None  # an annotation, which is a text here, and with which fx cannot be pickled
         if node.op == "call_function" and node.target in POOLS:
             settings = {key: value for key, value in node.kwargs.items() if key != "input"}
             graph_module.add_submodule(f"{node.name}_layer", POOLS[node.target](*node.args[1:], **settings))

@@ -7,6 +7,7 @@ kept for the last few sizes.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
@@ -96,6 +97,7 @@ class CompiledModel:
         self.quick = torch_cpu.Quick() if engine == "torch" and on_cpu else None
         self.forms: OrderedDict[Size, Callable[[Tensor], Scores]] = OrderedDict()
         self.seen: dict[Size, int] = {}
+        self.lock = threading.RLock()  # of both: a size that is new to several threads is prepared once
         weights = sum(parameter.nbytes for parameter in self.net.parameters())
         # A form of torch's shares the weights, and is small; those of other engines have them in their own layout.
         self.kept = 8 if engine == "torch" else max(1, min(8, KEPT // max(weights, 1)))
@@ -116,19 +118,20 @@ class CompiledModel:
 
     def _form(self, shape: Size) -> Callable[[Tensor], Scores]:
         """The function for inputs of one height and width."""
-        if shape in self.forms:
-            self.forms.move_to_end(shape)
+        with self.lock:
+            if shape in self.forms:
+                self.forms.move_to_end(shape)
+                return self.forms[shape]
+            if self.seen.get(shape, 0) < self.sight:
+                form = self.again if self.seen else self.plain
+                self.seen[shape] = self.seen.get(shape, 0) + 1
+                if len(self.seen) > 10_000:
+                    self.seen.clear()
+                return form
+            while len(self.forms) >= self.kept:
+                self.forms.popitem(last=False)
+            self.forms[shape] = self._make(shape)
             return self.forms[shape]
-        if self.seen.get(shape, 0) < self.sight:
-            form = self.again if self.seen else self.plain
-            self.seen[shape] = self.seen.get(shape, 0) + 1
-            if len(self.seen) > 10_000:
-                self.seen.clear()
-            return form
-        while len(self.forms) >= self.kept:
-            self.forms.popitem(last=False)
-        self.forms[shape] = self._make(shape)
-        return self.forms[shape]
 
     @cached_property
     def again(self) -> Callable[[Tensor], Scores]:

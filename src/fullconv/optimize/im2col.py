@@ -24,6 +24,12 @@ LEAST_POINT_WEIGHTS = 4_000_000
 `LEAST_WEIGHTS` on.
 """
 
+FEW_OUTPUTS = 16
+"""Convolutions of one tap with fewer outputs than this are products where they are trained, as all score layers are.
+oneDNN writes beyond its memory in the gradient of such weights: of 4,096 inputs and 2 or 11 outputs in bf16 with AMX
+(torch 2.13), of others in single precision with AVX2 and AVX-512.
+"""
+
 MOST_WINDOWS = 512
 """Windows that are copied together."""
 
@@ -45,6 +51,16 @@ class ProductConv2d(nn.Conv2d):
         if self.bias is not None:
             product = product + self.bias[:, None].to(product.dtype)
         return product.view(input.shape[0], self.out_channels, height, width)
+
+
+class PointConv2d(nn.Conv2d):
+    """`nn.Conv2d` of one tap with the same parameters and the same result, to rounding: cells by channels, times its
+    weights.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, O, H, W)."""
+        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def steps_by_one(layer: nn.Conv2d) -> bool:
@@ -117,18 +133,24 @@ class RowsConv2d(nn.Module):
 
 
 def use_products(net: nn.Module) -> list[str]:
-    """Make the large convolutions of a net `ProductConv2d`, in place; names, parameters and results stay. Their names.
+    """Make convolutions of a net products for training, in place: large ones `ProductConv2d`, score layers and others
+    of one tap and few outputs `PointConv2d`. Names and parameters stay, and results to rounding. Their names.
 
     Their weights are laid out row by row whatever the layout of the others: call it after a change of that.
     """
     changed = []
     for name, layer in list(net.named_modules()):
-        plain = type(layer) in (nn.Conv2d, ProductConv2d) and isinstance(layer, nn.Conv2d)
-        if not plain or layer.weight.numel() < LEAST_WEIGHTS or max(layer.kernel_size) < 2:
+        if type(layer) not in (nn.Conv2d, ProductConv2d, PointConv2d) or not isinstance(layer, nn.Conv2d):
             continue
         if layer.groups != 1 or tuple(layer.stride) != (1, 1) or layer.padding_mode != "zeros":
             continue
-        layer.__class__ = ProductConv2d
+        point = max(layer.kernel_size) == 1 and layer.padding in ("valid", "same", (0, 0))
+        if point and (layer.out_channels < FEW_OUTPUTS or name.rpartition(".")[2].startswith("score_")):
+            layer.__class__ = PointConv2d
+        elif layer.weight.numel() >= LEAST_WEIGHTS and max(layer.kernel_size) > 1:
+            layer.__class__ = ProductConv2d
+        else:
+            continue
         with torch.no_grad():
             layer.weight.data = layer.weight.data.contiguous()
         changed.append(name)

@@ -7,7 +7,6 @@ pixels than a screen of 96 dots an inch needs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from fullconv.reporting.pictures import (
     shortened,
     side_by_side,
 )
+from fullconv.warnings import without_warnings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -309,10 +309,7 @@ def _saved(figure: Figure) -> bytes:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_fontfamily("DejaVu Sans")  # matplotlib brings it: the same picture on every machine
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from", UserWarning
-        )  # a box in its place is all that can be done
+    with without_warnings():  # of a missing glyph: a box in its place is all that can be done
         figure.savefig(buffer, format="png", transparent=True, metadata={"Software": None})
     return buffer.getvalue()
 

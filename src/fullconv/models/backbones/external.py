@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fullconv import host
 from fullconv.config import InputConvention
 from fullconv.errors import UsageError, shown, suggestion
 from fullconv.warnings import without_warnings
@@ -77,16 +78,16 @@ def native_size_of(name: str) -> int:
 def library(name: str) -> ModuleType:
     """``torchvision`` or ``timm``, imported. Raises `UsageError` where it is not installed or does not fit.
 
-    torchvision's compiled part belongs to one build of torch: from one index with a CPU torch, the package index's
-    wheel cannot load it, and then stops where it registers itself to two operators of detection. No net here uses
-    them, so they are declared, without which all of it would be lost.
+    torchvision's compiled part belongs to one build of torch. Where it cannot be loaded, torchvision stops at two
+    operators of detection that no net here uses. In a process of fullconv's own they are declared, and the rest of it
+    works; in another the declaration is not ours to make.
     """
     try:
         with without_warnings():
             try:
                 return importlib.import_module(name)
             except RuntimeError as problem:
-                if "torchvision::" not in str(problem) or _DECLARED:
+                if "torchvision::" not in str(problem) or _DECLARED or not host.owns_process():
                     raise
                 _DECLARED.append(torch.library.Library("torchvision", "FRAGMENT"))
                 for operator in ("nms", "qnms"):
@@ -98,7 +99,8 @@ def library(name: str) -> ModuleType:
     except RuntimeError as problem:
         reason = str(problem).strip().splitlines()[0]
         raise UsageError(
-            f"{name}: it does not fit the torch that is installed ({reason}); install both from one index"
+            f"{name}: it does not fit the torch that is installed ({reason}); install both from one index, or "
+            "use the command, which can do without its operators"
         ) from None
 
 
