@@ -237,7 +237,7 @@ def test_any_data_set_can_be_checked() -> None:
 def test_the_built_in_scenes_go_through_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     monkeypatch.setattr(
-        "fullconv.datasets.open_dataset.open_dataset",
+        "fullconv.checking.check_dataset.open_dataset",
         lambda name, split: opened.append((name, split)) or Scenes(3, len(opened)),
     )
     assert check_dataset("digits").ok and opened == [("digits", "train"), ("digits", "val"), ("digits", "test")]

@@ -15,11 +15,9 @@ from tests.support.faulty_folders import (
     FAULTS,
     NAMES,
     SIZE,
-    clean_set,
     every_label,
     leak,
     off_by_one,
-    root,
     save_mask,
     scene,
     turned,
@@ -30,8 +28,6 @@ from fullconv.checking.repair import LEFT_OUT, Repaired, repair
 from fullconv.datasets.folder.folder_dataset import open_folder
 from fullconv.errors import UsageError
 from fullconv.io.image import read_image
-
-__all__ = ["clean_set", "root"]
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -363,7 +363,7 @@ def test_an_image_inside_the_file(tmp_path: Path) -> None:
     one(tmp_path, imageData=base64.b64encode(pixels).decode())
     (tmp_path / "a.png").unlink()
     np.testing.assert_array_equal(labels(tmp_path)["a"], shown)
-    for data, words in (("?", "no base64"), ("", "empty file"), ("YWFhYQ==", "imageData"), (7, "base64")):
+    for data, words in (("?", "not base64"), ("", "empty file"), ("YWFhYQ==", "imageData"), (7, "base64")):
         write(tmp_path / "a.json", {**drawn.labelme_document("a.png", SHAPES["a"]), "imageData": data})
         for split in ("train", "val"):
             name = {"train": "c", "val": "a"}[split]
@@ -393,7 +393,7 @@ TRIANGLE = [[1, 1], [5, 1], [5, 5]]
     ("bad", "words"),
     [
         (shape("polygon", TRIANGLE[:2]), ("2 points",)),
-        (shape("polygon", [[1, 1], [5, "1"], [5, 5]]), ("1 in place of a coordinate",)),
+        (shape("polygon", [[1, 1], [5, "1"], [5, 5]]), ("1 instead of a coordinate",)),
         (shape("polygon", [[1, 1], [5, True], [5, 5]]), ("true",)),
         (shape("polygon", [[1, 1], [float("nan"), 1], [5, 5]]), ("nan",)),
         (shape("polygon", [[1, 1], [float("inf"), 1], [5, 5]]), ("inf",)),
@@ -410,7 +410,7 @@ TRIANGLE = [[1, 1], [5, 1], [5, 5]]
         (shape("polygon", TRIANGLE, ""), ("'label'",)),
         (shape("polygon", TRIANGLE, "two\nlines"), (r"two\nlines",)),
         (shape("polygon", TRIANGLE, None), ("null",)),
-        ("x", ("in place of an object",)),
+        ("x", ("instead of an object",)),
     ],
 )  # fmt: skip
 def test_shapes_of_labelme_that_are_refused(bad: object, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -420,8 +420,8 @@ def test_shapes_of_labelme_that_are_refused(bad: object, words: tuple[str, ...],
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"imageHeight": 0}, ("'height' is 0",)),
-        ({"imageWidth": -3}, ("'width' is -3",)),
+        ({"imageHeight": 0}, ("'imageHeight' is 0",)),
+        ({"imageWidth": -3}, ("'imageWidth' is -3",)),
         ({"imageWidth": None}, ("null",)),
         ({"imageWidth": 10**8, "imageHeight": 10**8}, ("limit",)),
         ({"imagePath": 3}, ("'imagePath' is 3",)),
@@ -445,9 +445,9 @@ def test_files_of_labelme_that_are_refused(changed: dict, words: tuple[str, ...]
         (b"[" * 100_000, ("nested too deeply",)),
         (b'{"a": ' * 100_000, ("nested too deeply",)),
         (b'{"things": [' + b"1" * 10_000 + b"]}", ("thousands of digits",)),
-        (b'{"things": [], "things": []}', ("'things' stands twice",)),
-        (b'{"x": {"a\\nb": 1, "a\\nb": 2}}', (r"'a\nb' stands twice",)),
-        (b"[]", ("in place of an object",)),
+        (b'{"things": [], "things": []}', ("'things' occurs twice",)),
+        (b'{"x": {"a\\nb": 1, "a\\nb": 2}}', (r"'a\nb' occurs twice",)),
+        (b"[]", ("instead of an object",)),
     ],
 )
 @pytest.mark.parametrize("file", ["a.json", "_annotations.coco.json"])
@@ -459,7 +459,7 @@ def test_broken_json(content: bytes, words: tuple[str, ...], file: str, tmp_path
 
 def test_files_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tool in ("labelme", "coco", "cvat"):
-        monkeypatch.setattr(f"fullconv.datasets.annotations.annotation_dataset.{tool}.MAX_BYTES", 100)
+        monkeypatch.setattr(f"fullconv.datasets.annotations.{tool}.MAX_BYTES", 100)
     for i, root in enumerate((drawn.labelme(tmp_path / "l"), drawn.cvat(tmp_path / "x"))):
         refused(root, "more than 100 bytes", ("a.json", "annotations.xml")[i])
     refused(drawn.coco(tmp_path / "c", "annotations.json", "images"), "more than 100 bytes")
@@ -613,8 +613,8 @@ def test_crowds_are_void_and_below_the_rest(tmp_path: Path) -> None:
         ({"size": [12, 16], "counts": [193, -1]}, ("'counts' is a list",)),
         ({"size": [12, 16], "counts": [192.0]}, ("'counts' is a list",)),
         ({"size": [12, 16], "counts": compressed([193, -1])}, ("do not sum",)),
-        ({"size": [12, 16], "counts": "PPPPPPPPPPP"}, ("are no run lengths",)),
-        ({"size": [12, 16], "counts": "\U0001f600"}, ("are no run lengths",)),
+        ({"size": [12, 16], "counts": "PPPPPPPPPPP"}, ("is not a run-length encoding",)),
+        ({"size": [12, 16], "counts": "\U0001f600"}, ("is not a run-length encoding",)),
         ({"size": 3, "counts": ""}, ("size 3",)),
     ],
 )
@@ -632,15 +632,15 @@ def test_segmentations_that_are_refused(given: object, words: tuple[str, ...], t
         (("images", 1, "file_name"), "x\nb.png", ("1 image not found", r"x\nb.png")),
         (("images", 1, "file_name"), "x" * 9999, ("1 image not found",)),
         (("images", 1, "file_name"), "a/" * 9999, ("1 image not found",)),
-        (("images", 1, "file_name"), "images/a.png", ("stands twice (image 0)",)),
-        (("images", 1, "id"), 0, ("the id 0 stands twice",)),
+        (("images", 1, "file_name"), "images/a.png", ("occurs twice (image 0)",)),
+        (("images", 1, "id"), 0, ("the id 0 occurs twice",)),
         (("images", 1, "height"), -1, ("image 1", "'height' is -1")),
         (("images",), [], ("no images",)),
         (("annotations", 0, "image_id"), 77, ("annotation 0", "no image has the id 77")),
         (("annotations", 0, "category_id"), 77, ("no category has the id 77",)),
         (("annotations", 0, "iscrowd"), 2, ("'iscrowd' is 2",)),
-        (("categories", 0, "name"), "wall", ("'wall' stands twice",)),
-        (("categories", 0, "name"), "a\nb", ("'label'", r"a\nb")),
+        (("categories", 0, "name"), "wall", ("'wall' occurs twice",)),
+        (("categories", 0, "name"), "a\nb", ("category 0", "'name'", r"a\nb")),
     ],
 )  # fmt: skip
 def test_coco_files_that_are_refused(place: tuple, value: object, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -694,7 +694,7 @@ def test_kinds_and_order_of_cvat(tmp_path: Path) -> None:
     ("inner", "words"),
     [
         ("<polygon label='k' points='1,1;2,2'/>", ("2 points",)),
-        ("<polygon label='k' points='1,1;2,nan;3,3'/>", ("'points' is nan",)),
+        ("<polygon label='k' points='1,1;2,nan;3,3'/>", ("2,nan", "a point is x,y")),
         ("<polygon label='k' points='1,1;1e999,2;3,3'/>", ("1e999",)),
         ("<polygon label='k' points='1,1;2;3,3'/>", ("a point is x,y",)),
         ("<polygon label='k' points='1_0,1;2,3;3,3'/>", ("1_0",)),
@@ -723,10 +723,10 @@ LAUGHS = "<!DOCTYPE a [<!ENTITY a 'ha'>" + "".join(f"<!ENTITY a{i} '{'&a;' * 99}
     [
         (LAUGHS + "<annotations>&a8;</annotations>", ("line 1", "DTD")),
         ("<!DOCTYPE a SYSTEM 'file:///etc/passwd'><annotations/>", ("DTD",)),
-        ("<annotations>&x;</annotations>", ("no valid XML", "undefined entity")),
+        ("<annotations>&x;</annotations>", ("invalid XML", "undefined entity")),
         ("<annotations>\n<image", ("line 2 column",)),
         ("", ("no element",)),
-        ("<html/>", ("'html' in place of",)),
+        ("<html/>", ("'html' instead of",)),
         ("<?xml version='1.0' encoding='big5'?><annotations/>", ("encoding",)),
         ("<annotations>" + "<a>" * 99, ("nested too deeply",)),
         ("<annotations><track/></annotations>", ("video",)),
@@ -735,7 +735,7 @@ LAUGHS = "<!DOCTYPE a [<!ENTITY a 'ha'>" + "".join(f"<!ENTITY a{i} '{'&a;' * 99}
         ("<annotations><image name='x.png' width='3' height='3'/></annotations>", ("1 image not found", "x.png")),
         ("<annotations><image name='a.png' width='3' height='-3'/></annotations>", ("'height' is -3",)),
         ("<annotations><image name='a.png' width='3'/></annotations>", ("'height'",)),
-        (f"<annotations>{cvat_image('a.png', '') * 2}</annotations>", ("a.png stands twice (image 0)",)),
+        (f"<annotations>{cvat_image('a.png', '') * 2}</annotations>", ("a.png occurs twice (image 0)",)),
     ],
 )  # fmt: skip
 def test_cvat_files_that_are_refused(content: str, words: tuple[str, ...], tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_version_73_has_what_is_no_array_of_numbers(tmp_path):
     assert read_mat(path, "none").shape == (0, 3) and read_mat(path, "none").dtype == np.float32
     for variable, words in {
         "text": "of the type char", "cells": "of the type cell", "sparse": "of the type sparse", "s": "is a struct",
-        "complex": "complex", "nothing": "empty", "out": "link", "soft": "link", "secret": "lie in other files",
+        "complex": "complex", "nothing": "empty", "out": "link", "soft": "link", "secret": "are in other files",
         "bomb": "larger than", "missing": "no variable 'missing'", "s/f": "no variable",
     }.items():  # fmt: skip
         assert words in refusal(path, variable)
@@ -378,7 +378,7 @@ def test_one_child_for_all_files_and_a_new_one_after_its_death(file, good):
     refusal(file(level5(matrix(mdtype=60000))))
     assert len(children()) < len(before)
     reads(good)
-    matlab._reader._process.kill()  # by somebody else: no fault of the file
+    matlab._reader()._process.kill()  # by somebody else: no fault of the file
     reads(good)
     assert len(children()) == len(before)
 
@@ -393,13 +393,13 @@ class Labels(TorchDataset):
         return 6
 
     def __getitem__(self, index):
-        return read_mat(self.path, "GTcls", "Segmentation"), os.getpid(), matlab._reader._process.pid
+        return read_mat(self.path, "GTcls", "Segmentation"), os.getpid(), matlab._reader()._process.pid
 
 
 @needs_proc
 def test_forked_workers_have_their_own_child_and_leave_none(good):
     reads(good)
-    mine = matlab._reader._process.pid
+    mine = matlab._reader()._process.pid
     seen, readers = set(), set()
     for labels, worker, reader in DataLoader(Labels(good), num_workers=2, multiprocessing_context="fork"):
         assert np.array_equal(labels[0], LABEL)
@@ -411,7 +411,7 @@ def test_forked_workers_have_their_own_child_and_leave_none(good):
         time.sleep(0.02)
     assert not any(Path(f"/proc/{pid}").exists() for pid in readers | seen)
     reads(good)
-    assert matlab._reader._process.pid == mine
+    assert matlab._reader()._process.pid == mine
 
 
 def test_threads_take_turns(file, good):
@@ -438,7 +438,7 @@ def test_nothing_is_left_when_the_process_ends(good, end):
     program = (
         "import sys; from fullconv.io import mat as matlab; from pathlib import Path\n"
         "matlab.read_mat(Path(sys.argv[1]), 'GTcls', 'Segmentation')\n"
-        f"print(matlab._reader._process.pid, 'torch' in sys.modules, flush=True); {end}"
+        f"print(matlab._reader()._process.pid, 'torch' in sys.modules, flush=True); {end}"
     )
     command = [sys.executable, "-W", "error", "-c", program, str(good)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -453,7 +453,7 @@ def test_nothing_is_left_when_the_process_ends(good, end):
 @needs_proc
 def test_the_child_never_imports_torch(good):
     reads(good)
-    mapped = Path(f"/proc/{matlab._reader._process.pid}/maps").read_text()
+    mapped = Path(f"/proc/{matlab._reader()._process.pid}/maps").read_text()
     assert "numpy" in mapped and "libtorch" not in mapped
 
 
@@ -462,17 +462,33 @@ def other_child(monkeypatch):
     """Another program in place of the reader."""
 
     def set_program(program, limit=60.0):
-        matlab._reader.stop()
+        matlab._reader().stop()
         monkeypatch.setattr(matlab, "_command", lambda: [sys.executable, "-c", program])
         monkeypatch.setattr(matlab, "TIME_LIMIT", limit)
 
     yield set_program
-    matlab._reader.stop()
+    matlab._reader().stop()
 
 
-@pytest.mark.parametrize("said", ["''", "'{'", '\'{"dtype": "<u1", "shape": [9, 9]}\\nabc\''])
+def npy(array, shape=None, data=None, fortran_order=False):
+    """An array in the .npy format, with a shape and data that need not be true, as text for a program."""
+    stream = io.BytesIO()
+    header = {"descr": array.dtype.str, "fortran_order": fortran_order, "shape": shape or array.shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return repr(stream.getvalue() + (array.tobytes() if data is None else data))
+
+
+ONE = np.ones(4, np.uint8)
+
+
+def saying(said):
+    """A program that answers with these bytes."""
+    return f"import sys; sys.stdout.buffer.write({said}); sys.stdout.flush()"
+
+
+@pytest.mark.parametrize("said", ["b''", repr(npy(ONE)[2:6].encode()), npy(ONE, shape=(9, 9))])
 def test_a_child_that_hangs(other_child, good, said):
-    other_child(f"import time; print({said}, end='', flush=True); time.sleep(60)", limit=0.3)
+    other_child(saying(said) + "; import time; time.sleep(60)", limit=0.3)
     began = time.monotonic()
     assert "the reader gave no answer in 0.3 seconds" in refusal(good, "GTcls", "Segmentation")
     assert time.monotonic() - began < 5
@@ -485,20 +501,29 @@ def test_a_child_that_dies(other_child, good, end):
     assert said.endswith(f"the file is damaged: the reader died on it (signal {int(end)}); copy or download it again")
 
 
+def test_what_a_child_may_say(other_child, good):
+    other_child(saying(npy(ONE)))
+    assert read_mat(good, "GTcls").tolist() == [1, 1, 1, 1]
+    other_child(saying(npy(np.array(["so", "do", ""]))))
+    assert refusal(good).endswith(": so; do")
+
+
 @pytest.mark.parametrize(
     "said",
     [
-        "nonsense", "[1, 2]", "7", "{}", '{"dtype": "<u1", "shape": [-1, 4]}', '{"dtype": "O", "shape": [1, 4]}',
-        '{"dtype": "<u1", "shape": [999999999, 4]}', '{"dtype": "<u1", "shape": [1]}\nabc', "a" * 80_000,
+        "b'nonsense'", "b'[1, 2]'", "b'7'", "b'{}'", npy(ONE, shape=(-1, 4)), npy(np.array([None]), (1, 4), b"1234"),
+        npy(ONE, shape=(999999999, 4)), npy(ONE, (5,), b"abc"), "b'a' * 80_000", npy(ONE, (1, 4), fortran_order=True),
+        npy(np.array(["so", "do"]), (10_000, 2)), npy(np.array(["so", "do"]), data=b"\xff" * 16), npy(ONE.view("S4")),
+        npy(np.array(["so"])), npy(ONE, shape="4"),
     ],
 )  # fmt: skip
 def test_a_child_that_talks_nonsense(other_child, good, said):
-    other_child(f"print({said!r}, flush=True)")
+    other_child(saying(said))
     assert "the reader died on it" in refusal(good, "GTcls", "Segmentation")
 
 
 def test_without_scipy_or_h5py(monkeypatch, tmp_path, good):
-    matlab._reader.stop()
+    matlab._reader().stop()
     for name in ("scipy", "h5py"):
         (tmp_path / "missing" / name).mkdir(parents=True)
         (tmp_path / "missing" / name / "__init__.py").write_text("raise ImportError")
@@ -506,7 +531,7 @@ def test_without_scipy_or_h5py(monkeypatch, tmp_path, good):
     new = level73(tmp_path / "new.mat", lambda file: put(file, "x", LABEL, "uint8"))
     assert refusal(good).endswith("a MATLAB file which needs SciPy; pip install 'fullconv[mat]'")
     assert "version 7.3, which needs h5py; pip install 'fullconv[mat]'" in refusal(new)
-    matlab._reader.stop()
+    matlab._reader().stop()
 
 
 def test_names_that_are_no_text(tmp_path, monkeypatch):
@@ -515,5 +540,5 @@ def test_names_that_are_no_text(tmp_path, monkeypatch):
     assert np.array_equal(read_mat(path, "x"), LABEL)
     monkeypatch.chdir(tmp_path)  # the child stays where it was started
     (tmp_path / "json.py").write_text("raise SystemExit")
-    matlab._reader.stop()
+    matlab._reader().stop()
     assert np.array_equal(read_mat(Path(path.name), "x"), LABEL)

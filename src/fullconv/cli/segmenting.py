@@ -13,6 +13,7 @@ from fullconv.errors import UsageError, shown
 from fullconv.inference.inputs import Input
 from fullconv.inference.outputs import OutputWriter, Written
 from fullconv.inference.pipeline import Clock, Throughput, run_pipeline
+from fullconv.io.decoding import open_file
 
 if TYPE_CHECKING:
     from fullconv.cli.loading import LoadedModel
@@ -78,9 +79,12 @@ def segment(
             job.there = True
             return None
         with clock("reading"):
-            if job.file is not None and ready.large.takes(job.file):
-                return _Large(job.file, job.name)
-            return job.read()
+            if job.file is None:
+                return job.read()
+            with open_file(job.file) as stream:  # once, for its header and its pixels
+                if ready.large.takes(job.file, stream):
+                    return _Large(job.file, job.name)
+                return model.read(job.file, stream=stream)
 
     def work(image: Image | _Large) -> Segmentation | _Large:
         if isinstance(image, _Large):

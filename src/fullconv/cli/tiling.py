@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fullconv.errors import UsageError, shown
 
@@ -74,20 +74,20 @@ class Large:
     whole: str | None
     say: Callable[[str], Any]
 
-    def takes(self, path: Path) -> bool:
-        """Whether a file is for here. Raises `UsageError` where it is, and cannot be."""
+    def takes(self, path: Path, stream: BinaryIO) -> bool:
+        """Whether a file, which is open, is for here. Raises `UsageError` where it is, and cannot be."""
         from fullconv.inference.exported import ExportedPredictor
         from fullconv.inference.large_image.tiling_options import WHOLE, TilingOptions
         from fullconv.io.windowed import outline
 
         if isinstance(self.model, ExportedPredictor):  # without torch, as long as that will do
-            found = outline(path, self.model.header.input.bands, self.settings.max_pixels)
+            found = outline(path, self.model.header.input.bands, self.settings.max_pixels, stream)
             small = found.height * found.width <= WHOLE and found.place is None
             if self.settings == TilingOptions(max_pixels=self.settings.max_pixels) and small:
                 return False
         from fullconv.inference.large_image.predict_file import is_ordinary
 
-        if is_ordinary(self.model, path, self.settings):
+        if is_ordinary(self.model, path, self.settings, stream):
             return False
         if self.whole is not None:
             raise UsageError(

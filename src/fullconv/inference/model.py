@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from fullconv.config import InputConvention
 from fullconv.data.dataset import Image
@@ -40,9 +40,9 @@ class Model(Protocol):
         """The classes of the net."""
         return self.header.labels
 
-    def read(self, path: str | Path) -> Image:
-        """Return the image in a file as this net takes it: a photograph, or bands as they are stored."""
-        return read_input(path, self.header.input)
+    def read(self, path: str | Path, stream: BinaryIO | None = None) -> Image:
+        """Return the image in a file as this net takes it; `stream` is the file, if it is open already."""
+        return read_input(path, self.header.input, stream)
 
     def coarse(self, image: Image) -> dict[str, CoarseScores]:
         """Return the scores of an image by task, at the net's own stride."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from fullconv.io import image as images
 from fullconv.io.multispectral import read_bands
 
 
-def read_input(path: str | Path, convention: InputConvention) -> Image:
-    """The image in a file as a net takes it: a photograph, or bands as they are stored."""
+def read_input(path: str | Path, convention: InputConvention, stream: BinaryIO | None = None) -> Image:
+    """Read the image in a file as a model takes it: a photograph, or bands as they are stored.
+
+    stream: the file, if it is open already; it may be closed afterwards. Raises `UsageError` naming the file.
+    """
     if not convention.bands:
-        return images.read_image(path)
-    found, channels = read_bands(path), len(convention.mean)
+        return images.read_image(path, stream=stream)
+    found, channels = read_bands(path, stream=stream), len(convention.mean)
     if found.shape[2] != channels:
         raise UsageError(f"{shown(path)}: {found.shape[2]} bands, and this net takes {channels}; give such images")
     return found

@@ -24,6 +24,9 @@ from fullconv.warnings import without_warnings
 MAX_PIXELS = 178_000_000
 """The largest image that is decoded unless told otherwise: 178 megapixels, 534 MB of RGB."""
 
+ORIENTATION = 0x0112
+"""The EXIF tag of the orientation; its eight values say how the stored rows and columns are to be shown."""
+
 # A decoder is called by its own class: no list of plugins is searched, and nobody's global limit has to be changed.
 # The class for JPEG reads the main picture of a multi-picture file (phones append a depth or gain map) as an ordinary
 # JPEG.
@@ -45,13 +48,24 @@ def open_file(path: str | Path) -> BinaryIO:
         if file.is_dir():
             raise UsageError(f"{shown(path)}: a folder, not a file; give the file itself")
         if file.exists() and not file.is_file():
-            raise UsageError(f"{shown(path)}: not a regular file; give an image file")
+            raise UsageError(f"{shown(path)}: not a regular file; give the path of a file")
         return file.open("rb")
     except FileNotFoundError as error:
         raise UsageError(f"{shown(path)}: no such file; check the name") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{shown(path)}: cannot be opened ({reason}); check the file and its permissions") from error
+
+
+@contextmanager
+def opened(path: str | Path, stream: BinaryIO | None) -> Iterator[BinaryIO]:
+    """Yield `stream`, which is the open file, from its start; open the file if there is none."""
+    if stream is not None:
+        stream.seek(0)
+        yield stream
+    else:
+        with open_file(path) as stream:
+            yield stream
 
 
 def open_image(stream: BinaryIO, name: str, max_pixels: int, allowed: tuple[str, ...]) -> ImageFile:
@@ -76,6 +90,12 @@ def open_image(stream: BinaryIO, name: str, max_pixels: int, allowed: tuple[str,
     if kind == "TIFF" and described < file.height * file.width:  # the decoder would leave the rest black
         raise UsageError(f"{name}: the image is damaged (strips are missing); copy or download it again")
     return file
+
+
+def upright_size(file: ImageFile) -> tuple[int, int]:
+    """Return the (height, width) of an image as it is shown, with its EXIF orientation applied, from its header."""
+    turned = file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def check_size(height: int, width: int, name: str, max_pixels: int) -> None:

@@ -7,6 +7,7 @@ the size in the header is checked before memory is taken; and a file that is cut
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from fullconv.errors import RunError, UsageError, shown
-from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file, open_image
+from fullconv.io.decoding import MAX_PIXELS, ORIENTATION, check_size, one_line, open_file, open_image, opened
 from fullconv.io.formats import HEAD_BYTES, IMAGE_FORMATS, sniff
 from fullconv.labels import LabelSpace
 
@@ -31,7 +33,6 @@ _EXACT = ("PNG", "BMP", "TIFF", "GIF")  # the formats that keep label values as 
 BAND = 1 << 22
 """Pixels that are converted at a time."""
 
-_ORIENTATION = 0x0112  # the EXIF tag; its eight values say how the stored rows and columns are to be shown
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -43,15 +44,23 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The image in a file as (H, W, 3) uint8 RGB, upright (EXIF orientation applied), in memory of its own.
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, stream: BinaryIO | None = None) -> NDArray[np.uint8]:
+    """Read the image in a file as (H, W, 3) uint8 RGB, upright (EXIF orientation applied), in memory of its own.
 
-    Gray is replicated, palettes and CMYK are converted, 16 bits become 8 by division by 257 (65535 -> 255), and what is
-    transparent is laid on white. Raises `UsageError` naming the file when it is missing, no image, damaged, cut
-    short, animated, of several pages, of floats, or has more than `max_pixels` pixels.
+    Gray is replicated, palettes and CMYK are converted, 16 bits become 8 by division by 257 (65535 -> 255), and
+    transparent pixels are laid on white.
+
+    Args:
+        path: the file.
+        max_pixels: the largest image that is decoded.
+        stream: the file, if it is open already; it is closed afterwards.
+
+    Raises:
+        UsageError: the file is missing, not an image, damaged, cut short, animated, of several pages, of floats, or
+            has more than `max_pixels` pixels.
     """
-    with open_file(path) as stream:
-        return decode_image(stream, shown(path), max_pixels)
+    with opened(path, stream) as file:
+        return decode_image(file, shown(path), max_pixels)
 
 
 def decode_image(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -130,10 +139,15 @@ def read_label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray
 
 def read_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> LabelFile:
     """`read_label_values` together with the palette of the file."""
-    name = shown(path)
     if Path(path).suffix.lower() == ".npy":
-        return LabelFile(_npy(path, name, max_pixels))
-    with open_file(path) as stream, one_line(name):
+        return LabelFile(_npy(path, shown(path), max_pixels))
+    with open_file(path) as stream:
+        return decode_label(stream, shown(path), max_pixels)
+
+
+def decode_label(stream: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> LabelFile:
+    """`read_label` for an open image file; `name` is what messages call it."""
+    with one_line(name):
         file = open_image(stream, name, max_pixels, _EXACT)
         arguments = file.tile[0][3] if file.tile else ()
         packing = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
@@ -257,7 +271,7 @@ def _rgb(file: Image.Image, kind: str | None, name: str) -> NDArray[np.uint8]:
 def _turn(file: Image.Image) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
     """What brings the stored rows and columns upright, if anything has to."""
     try:
-        return _UPRIGHT.get(file.getexif().get(_ORIENTATION, 1))
+        return _UPRIGHT.get(file.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF says nothing about the orientation, and the pixels are whole
         return None
 
@@ -286,18 +300,21 @@ def _label_values(file: ImageFile, packing: str, name: str) -> NDArray[np.intege
 
 
 def _npy(path: str | Path, name: str, max_pixels: int) -> NDArray[np.integer]:
-    """An array of whole numbers; mapped first, so that a header that promises more than there is takes no memory."""
-    with open_file(path) as stream:
+    """Read an array of whole numbers; one whose header promises more bytes than the file has is refused unread."""
+    with open_file(path) as stream, one_line(name, "NumPy array"):
         _, what, _ = sniff(stream.read(HEAD_BYTES))
-    if what != "a NumPy array":
-        raise UsageError(f"{name}: {what}, not a NumPy array; save the mask with numpy.save or as PNG")
-    with one_line(name, "NumPy array"):
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        colour = mapped.ndim == 3 and mapped.shape[2] == 3 and mapped.dtype == np.uint8
-        if not colour and mapped.ndim != 2:
-            raise UsageError(f"{name}: an array of shape {mapped.shape}; a mask is (height, width)")
-        check_size(mapped.shape[0], mapped.shape[1], name, max_pixels)
-        array = np.array(mapped)
+        if what != "a NumPy array":
+            raise UsageError(f"{name}: {what}, not a NumPy array; save the mask with numpy.save or as PNG")
+        stream.seek(0)
+        read_header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        if len(shape) != 2 and not (len(shape) == 3 and shape[2] == 3 and dtype == np.uint8):
+            raise UsageError(f"{name}: an array of shape {shape}; a mask is (height, width)")
+        check_size(shape[0], shape[1], name, max_pixels)
+        if math.prod(shape) * dtype.itemsize > Path(path).stat().st_size - stream.tell():
+            raise ValueError("it ends before its data does")
+        stream.seek(0)
+        array = np.load(stream, allow_pickle=False)
         if array.dtype == np.bool_:
             return array.astype(np.uint8)
         if np.issubdtype(array.dtype, np.floating):

@@ -1,8 +1,8 @@
-"""The process that reads .mat files for `fullconv.io.mat`: ``python -m fullconv.io.mat_worker``.
+"""The process that reads .mat files for `fullconv.io.mat`.
 
-Each line of its input is a request (JSON: path, kind, variable, field, most_bytes, time_limit). The answer is a line
-of JSON, either {"dtype", "shape"} and then the bytes of the array, or {"what", "advice", "sound"}. Not sound means that
-a decoder failed half way, after which its memory is not to be trusted. It ends when its input does.
+Each line of its input is a request in JSON. The answer is an array in the .npy format: the one that is asked for or,
+for a refusal, three strings: what is wrong, what to do, and "stop" if a decoder failed half way and may have spoiled
+this process. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -12,88 +12,88 @@ import math
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fullconv.errors import suggestion
 
 try:
     import resource
-except ImportError:  # Windows; sizes are checked all the same
+except ImportError:  # Windows: only the sizes that files declare are checked
     resource = None  # type: ignore[assignment]
 
 _AGAIN = "copy or download it again"
+_LIBRARIES = (("scipy.io", "which needs SciPy"), ("h5py", "of version 7.3, which needs h5py"))
 _NUMERIC = (
     "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "single", "double", "logical",
 )  # fmt: skip
-_MOST_NAMES = 20  # that a message lists
 _MOST_DEFLATE = 1032  # bytes that one byte of compressed data can become
-_ROOM = 64 * 2**20  # bytes of memory beside the copies of the array
+_SPARE_BYTES = 64 * 2**20  # memory beside the copies of the array
 
 
 class Refused(Exception):
-    """(what is wrong, what to do); the reader itself is well."""
+    """(what is wrong, what to do); the process is sound."""
 
 
 def serve() -> None:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the user interrupts the other process, which may go on
-    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the parent, which may continue
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not an answer
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        _end_after(request["time_limit"] + 5)
-        _reply(replies, *_answer(request))
-        _end_after(0)
-
-
-def _reply(replies: BinaryIO, answer: dict[str, Any], array: NDArray[Any] | None) -> None:
-    replies.write(json.dumps(answer).encode() + b"\n")
-    if array is not None:
+        if hasattr(signal, "alarm"):  # the parent ends a slow child; this ends one whose parent is gone
+            signal.alarm(math.ceil(request["time_limit"]) + 5)
+        array = _answer(request)
+        npy.write_array_header_1_0(replies, npy.header_data_from_array_1_0(array))
         replies.write(array.reshape(-1).view(np.uint8).data)
-    replies.flush()
+        replies.flush()
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
 
 
-def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], NDArray[Any] | None]:
-    most, sound = request["most_bytes"], False
+def _answer(request: dict[str, Any]) -> NDArray[Any]:
     try:
-        hdf5 = request["kind"] == "7.3"
-        _import("h5py" if hdf5 else "scipy.io")
-        with _limited_memory(3 * most + _ROOM):  # as stored, in the order of the rows, and one to spare
-            array = (_from_hdf5 if hdf5 else _from_mat)(request)
-        return {"dtype": array.dtype.str, "shape": array.shape}, array
+        module, what = _LIBRARIES[request["hdf5"]]
+        try:
+            __import__(module)
+        except ImportError:
+            raise Refused(f"a MATLAB file {what}", "pip install 'fullconv[mat]'") from None
+        with _limited_memory(3 * request["most_bytes"]):  # as stored, in the order of the rows, and one to spare
+            return (_from_hdf5 if request["hdf5"] else _from_mat)(request)
     except Refused as refusal:
-        sound = True
-        what, advice = refusal.args
+        return np.array([*refusal.args, ""])
     except Exception as error:  # damaged files make the decoders raise nearly everything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if isinstance(error, MemoryError) or "memory" in reason.lower():
+            return np.array([*_too_large("what it holds", request).args, "stop"])
         short = ("truncated", "not enough bytes", "could not read bytes", "incomplete")
         state = "cut short" if any(word in reason.lower() for word in short) else "damaged"
-        what, advice = f"the file is {state} ({reason})", _AGAIN
-        if isinstance(error, MemoryError) or "memory" in reason.lower():
-            what, advice = _too_large("what it holds", most)
-    return {"what": what, "advice": advice, "sound": sound}, None
+        return np.array([f"the file is {state} ({reason})", _AGAIN, "stop"])
 
 
-def _too_large(thing: str, most: int) -> tuple[str, str]:
-    return f"{thing} is larger than {most:,} bytes", "raise most_bytes if you trust the file"
-
-
-def _import(module: str) -> None:
+@contextmanager
+def _limited_memory(more: int) -> Iterator[None]:
+    """Bound the address space where the system can: a small file may unpack to anything."""
+    if resource is None:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bounds = (soft, hard, psutil.Process().memory_info().vms + more + _SPARE_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (min(n for n in bounds if n != resource.RLIM_INFINITY), hard))
     try:
-        __import__(module)
-    except ImportError:
-        what = "of version 7.3, which needs h5py" if module == "h5py" else "which needs SciPy"
-        raise Refused(f"a MATLAB file {what}", "pip install 'fullconv[mat]'") from None
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 # -- versions 4 to 7.2 -------------------------------------------------------------------------------------------------
@@ -102,62 +102,57 @@ def _import(module: str) -> None:
 def _from_mat(request: dict[str, Any]) -> NDArray[Any]:
     from scipy.io import loadmat
 
-    variable, field, most = request["variable"], request["field"], request["most_bytes"]
+    variable, field = request["variable"], request["field"]
     with Path(request["path"]).open("rb") as file:
-        if request["kind"] == "5":
+        if 0 not in file.read(4):  # not version 4
             _check_length(file)
-        if file.seek(0, os.SEEK_END) * _MOST_DEFLATE > most:
-            _check_declared(file, variable, field, most)
+        if file.seek(0, os.SEEK_END) * _MOST_DEFLATE > request["most_bytes"]:
+            _check_declared(file, request)
         file.seek(0)
         value = loadmat(file, variable_names=[variable], chars_as_strings=False).get(variable)
-        if value is None or variable.startswith("__"):  # loadmat adds names like this
-            _check_declared(file, variable, field, most)
-    if isinstance(value, str):  # loadmat's way of telling what it could not read
+        if value is None or variable.startswith("__"):  # loadmat adds such names
+            _check_declared(file, request)
+    if isinstance(value, str):  # how loadmat reports a variable that it could not read
         raise ValueError(value)
     if field is None:
-        return _numbers(variable, value, most)
+        return _numbers(variable, value, request)
     names = getattr(value, "dtype", np.dtype("O")).names
     if not names:
         raise Refused(f"'{variable}' is not a struct", "ask for it without a field")
     if field not in names:
-        _refuse_name("field", field, names)
+        raise _missing("field", field, names)
     if value.size != 1:
         raise Refused(f"'{variable}' is a struct array of {_by(value.shape)}", "give a file with a 1x1 struct")
-    return _numbers(f"{variable}.{field}", value[field].item(), most)
+    return _numbers(f"{variable}.{field}", value[field].item(), request)
 
 
-def _check_declared(file: BinaryIO, variable: str, field: str | None, most: int) -> None:
-    """Refuse a variable that is not there, no array of numbers or too large, by the headers in the file."""
+def _check_declared(file: BinaryIO, request: dict[str, Any]) -> None:
+    """Refuse a variable that the headers in the file do not declare, or that they declare to be too large."""
     from scipy.io import whosmat
 
     file.seek(0)
-    contents = {name: (shape, kind) for name, shape, kind in whosmat(file)}
-    if variable not in contents:
-        _refuse_name("variable", variable, contents)
-    shape, kind = contents[variable]
-    if field is None:
-        _check_class(variable, kind)
-    if math.prod(shape) > most:  # in bytes it may be no more: a double can be stored in one
-        raise Refused(*_too_large(f"'{variable}' of {_by(shape)}", most))
+    shapes = {name: shape for name, shape, _ in whosmat(file)}
+    if (variable := request["variable"]) not in shapes:
+        raise _missing("variable", variable, shapes)
+    if math.prod(shapes[variable]) > request["most_bytes"]:  # even a double can be stored in one byte
+        raise _too_large(f"'{variable}' of {_by(shapes[variable])}", request)
 
 
 def _check_length(file: BinaryIO) -> None:
-    """Refuse a file that ends before its last element does; the length of each stands in front of it."""
-    file.seek(0, os.SEEK_END)
-    end = file.tell()
+    """Refuse a file that ends before its last element does; each element begins with its length."""
+    end = file.seek(0, os.SEEK_END)
     file.seek(126)
     order = "<u4" if file.read(2) == b"IM" else ">u4"
     start = 128
     while start < end:
         file.seek(start)
         tag = file.read(8)
-        if len(tag) == 8:
-            count = int(np.frombuffer(tag, order)[1])
-            if not count:
-                raise Refused(f"the file is damaged (nothing at byte {start:,}, where a variable should be)", _AGAIN)
-            start += 8 + count
-        if len(tag) < 8 or start > end:
-            raise Refused(f"the file is cut short ({end:,} bytes, and its last variable goes on)", _AGAIN)
+        count = int(np.frombuffer(tag, order)[1]) if len(tag) == 8 else end
+        if not count:
+            raise Refused(f"the file is damaged (nothing at byte {start:,}, where a variable should be)", _AGAIN)
+        start += 8 + count
+        if start > end:
+            raise Refused(f"the file is cut short ({end:,} bytes, and its last variable is longer)", _AGAIN)
     if start == 128:
         raise Refused("the file is cut short or empty: a header and no variable", _AGAIN)
 
@@ -168,133 +163,78 @@ def _check_length(file: BinaryIO) -> None:
 def _from_hdf5(request: dict[str, Any]) -> NDArray[Any]:
     import h5py
 
-    variable, field, most = request["variable"], request["field"], request["most_bytes"]
+    variable, field = request["variable"], request["field"]
     with h5py.File(request["path"], "r", locking=False) as file:
-        value = _member(file, variable, "variable")
-        kind = _class_of(value)
+        value, kind = _member(file, variable, "variable")
         if field is not None:
-            if not isinstance(value, h5py.Group) or kind not in ("struct", ""):
-                raise Refused(
-                    f"'{variable}' is of the type {kind[:80]}, not a 1x1 struct", "ask for it without a field"
-                )
-            value = _member(value, field, "field")
-            kind = _class_of(value)
+            if not isinstance(value, h5py.Group) or kind != "struct":
+                what = f"'{variable}' is of the type {kind[:80]}, not a 1x1 struct"
+                raise Refused(what, "ask for it without a field")
+            value, kind = _member(value, field, "field")
             variable = f"{variable}.{field}"
-        if isinstance(value, h5py.Group) or kind:
-            _check_class(variable, kind or "struct")
-        if not isinstance(value, h5py.Dataset) or value.shape is None:
-            _refuse_class(variable, kind or "empty")
+        if kind == "struct":
+            raise Refused(f"'{variable}' is a struct", "say which of its fields is wanted")
+        if kind not in ("", *_NUMERIC) or not isinstance(value, h5py.Dataset) or value.shape is None:
+            raise _not_numbers(variable, kind or "empty")
         if value.is_virtual or value.external:
-            raise Refused(f"the values of '{variable}' lie in other files", "save it in MATLAB with -v7.3")
-        if value.attrs.get("MATLAB_empty"):
-            return _empty(value, kind)
-        _check_numbers(variable, value.dtype)
-        if value.size * value.dtype.itemsize > most:
-            raise Refused(*_too_large(f"'{variable}' of {_by(value.shape[::-1])}", most))
-        return _numbers(variable, np.asarray(value[()]).T, most)
+            raise Refused(f"the values of '{variable}' are in other files", "save it in MATLAB with -v7.3")
+        if value.attrs.get("MATLAB_empty"):  # HDF5 has no empty arrays: the values of this one are its size
+            size = [int(n) for n in value[()].reshape(-1)] if 0 < value.size <= 32 and value.dtype.kind in "iu" else []
+            if not size or math.prod(size) != 0:
+                raise ValueError("an empty array without its size")
+            return np.zeros(size, {"logical": "uint8", "": "float64"}.get(kind, kind))
+        if value.size * value.dtype.itemsize > request["most_bytes"]:
+            raise _too_large(f"'{variable}' of {_by(value.shape[::-1])}", request)
+        return _numbers(variable, np.asarray(value[()]).T, request)
 
 
-def _member(group: Any, name: str, what: str) -> Any:
-    """A variable of the file or a field of a struct; nothing that a link fetches from elsewhere."""
+def _member(group: Any, name: str, what: str) -> tuple[Any, str]:
+    """Return a variable of the file or a field of a struct and MATLAB's name of its type, "" if the file has none."""
     import h5py
 
     names = [key for key in group if not key.startswith("#")]
     if name not in names:
-        _refuse_name(what, name, names)
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise Refused(f"the {what} '{name}' is a link to elsewhere", "save it in MATLAB with -v7.3")
-    return group[name]
-
-
-def _empty(value: Any, kind: str) -> NDArray[Any]:
-    """An array without numbers; HDF5 has none, so the values of this one are its size."""
-    size = [int(n) for n in value[()].reshape(-1)] if 0 < value.size <= 32 and value.dtype.kind in "iu" else []
-    if not size or math.prod(size) != 0:
-        raise ValueError("an empty array without its size")
-    return np.zeros(size, {"logical": "uint8", "": "float64"}.get(kind, kind))
-
-
-def _class_of(value: Any) -> str:
-    """MATLAB's name of the type, "" where the file does not say."""
+        raise _missing(what, name, names)
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):  # it may lead to another file
+        raise Refused(f"the {what} '{name}' is a link", "save it in MATLAB with -v7.3")
+    value = group[name]
     if "MATLAB_sparse" in value.attrs:
-        return "sparse"
-    name = value.attrs.get("MATLAB_class", "")
-    return name.decode("ascii", "replace") if isinstance(name, bytes) else str(name)
+        return value, "sparse"
+    kind = value.attrs.get("MATLAB_class", "struct" if isinstance(value, h5py.Group) else "")
+    return value, kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
 
 
-# -- what is an array of numbers ---------------------------------------------------------------------------------------
+# -- arrays of numbers -------------------------------------------------------------------------------------------------
 
 
-def _check_class(variable: str, kind: str) -> None:
-    if kind == "struct":
-        raise Refused(f"'{variable}' is a struct", "say which of its fields is wanted")
-    if kind not in _NUMERIC:
-        _refuse_class(variable, kind)
-
-
-def _check_numbers(variable: str, dtype: np.dtype[Any]) -> None:
-    if dtype.kind == "c" or (dtype.names and set(dtype.names) == {"real", "imag"}):
-        _refuse_class(variable, "complex")
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        _refuse_class(variable, {"O": "cell", "U": "char"}.get(dtype.kind, str(dtype)))
-
-
-def _numbers(variable: str, value: Any, most: int) -> NDArray[Any]:
-    """The array with rows one after the other and numbers in the byte order of this machine."""
+def _numbers(variable: str, value: Any, request: dict[str, Any]) -> NDArray[Any]:
+    """Return the array in C order and in the byte order of this machine."""
     if type(value) is not np.ndarray:
-        _refuse_class(variable, "sparse" if hasattr(value, "nnz") else type(value).__name__)
-    if value.dtype.names:
-        _check_class(variable, "struct")
-    _check_numbers(variable, value.dtype)
-    if value.nbytes > most:
-        raise Refused(*_too_large(f"'{variable}' of {_by(value.shape)} {value.dtype}", most))
-    return np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+        raise _not_numbers(variable, "sparse" if hasattr(value, "nnz") else type(value).__name__)
+    dtype = value.dtype
+    if dtype.kind == "c" or (dtype.names and set(dtype.names) == {"real", "imag"}):
+        raise _not_numbers(variable, "complex")
+    if dtype.names:
+        raise Refused(f"'{variable}' is a struct", "say which of its fields is wanted")
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise _not_numbers(variable, {"O": "cell", "U": "char"}.get(dtype.kind, str(dtype)))
+    if value.nbytes > request["most_bytes"]:
+        raise _too_large(f"'{variable}' of {_by(value.shape)} {dtype}", request)
+    return np.ascontiguousarray(value, dtype.newbyteorder("="))
 
 
-def _refuse_class(variable: str, kind: str) -> NoReturn:
-    raise Refused(f"'{variable}' is of the type {kind[:80]}, not an array of numbers", "give a numeric array")
+def _too_large(thing: str, request: dict[str, Any]) -> Refused:
+    return Refused(f"{thing} is larger than {request['most_bytes']:,} bytes", "raise most_bytes if you trust the file")
 
 
-def _refuse_name(what: str, name: str, names: Any) -> NoReturn:
-    known = [str(n)[:80] for n in names][:_MOST_NAMES]
-    advice = suggestion(name, known) if known else f"it holds no {what}s"
-    raise Refused(f"there is no {what} '{name}'", advice)
+def _not_numbers(variable: str, kind: str) -> Refused:
+    return Refused(f"'{variable}' is of the type {kind[:80]}, not an array of numbers", "give a numeric array")
+
+
+def _missing(what: str, name: str, names: Any) -> Refused:
+    known = [str(n)[:80] for n in names][:20]
+    return Refused(f"there is no {what} '{name}'", suggestion(name, known) if known else f"it holds no {what}s")
 
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in shape)
-
-
-@contextmanager
-def _limited_memory(more: int) -> Iterator[None]:
-    """At most `more` bytes above what is taken now, where the system can do so: a small file may unpack to anything."""
-    if resource is None:
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bounds = [n for n in (soft, hard, _taken() + more) if n != resource.RLIM_INFINITY]
-    with suppress(OSError, ValueError):  # a system without this limit
-        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
-    try:
-        yield
-    finally:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _taken() -> int:
-    """Bytes of address space in use; 4 GiB where it cannot be told."""
-    try:
-        return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 4 * 2**30
-
-
-def _end_after(seconds: float) -> None:
-    """Let the system end this process when a request takes longer, even if nobody waits for it any more; 0: never."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-if __name__ == "__main__":
-    serve()

@@ -8,17 +8,18 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv import host
 from fullconv.errors import UsageError, shown
-from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file
+from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file, opened
 from fullconv.io.formats import HEAD_BYTES, sniff
-from fullconv.io.image import read_label_values
+from fullconv.io.image import decode_label
 
 MOST_BANDS = 64
 SAMPLED = 200
@@ -80,19 +81,26 @@ def bands_of(path: Path) -> Bands | None:
         return None
 
 
-def read_bands(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """The bands of a file as (H, W, C), C at least 3, in the order in which they lie: uint8 as stored, everything else
-    as float32, which holds 16 bits exactly. One band is replicated to three; of two the third is their mean.
+def read_bands(path: str | Path, max_pixels: int = MAX_PIXELS, stream: BinaryIO | None = None) -> NDArray[Any]:
+    """Read the bands of a file as (H, W, C), C at least 3, in the order in which they are stored.
 
-    Not a number, and the infinities, which files of satellites have where nothing was seen, stay as they are. Raises
-    `UsageError` naming the file when it cannot be read, when the library that reads it is missing (the extra ``geo``),
-    or when it has several pages.
+    uint8 stays as stored, everything else becomes float32, which holds 16 bits exactly. One band is replicated to
+    three; the third of two is their mean. NaN and the infinities, with which satellite images mark missing data, stay.
+
+    Args:
+        path: the file.
+        max_pixels: the largest image that is decoded.
+        stream: the file, if it is open already.
+
+    Raises:
+        UsageError: the file cannot be read or has several pages, or the library that reads it is missing (the extra
+            ``geo``).
     """
     name = shown(path)
-    with open_file(path) as stream:
-        kind = sniff(stream.read(HEAD_BYTES))[0]
-    with one_line(name):
-        found = _png(Path(path), name, max_pixels) if kind == "PNG" else _tiff(Path(path), name, max_pixels)
+    with opened(path, stream) as file, one_line(name):
+        kind = sniff(file.read(HEAD_BYTES))[0]
+        file.seek(0)
+        found = (_png if kind == "PNG" else _tiff)(file, name, max_pixels)
     if found.ndim != 3 or 0 in found.shape:
         raise UsageError(f"{name}: the image is damaged (of shape {found.shape}); copy or download it again")
     if found.dtype.kind not in "uif" or found.dtype.itemsize > 8:
@@ -137,24 +145,24 @@ def visible(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def _png(path: Path, name: str, max_pixels: int) -> NDArray[Any]:
-    data = path.read_bytes()
+def _png(file: BinaryIO, name: str, max_pixels: int) -> NDArray[Any]:
+    data = file.read()
     check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), name, max_pixels)
     if data[25] == 0:  # gray, which Pillow reads whole; of colours it keeps 8 bits
-        return np.asarray(read_label_values(path, max_pixels))[:, :, None]
+        return np.asarray(decode_label(BytesIO(data), name, max_pixels).values)[:, :, None]
     array = np.asarray(_library("imagecodecs").png_decode(data))
     return array[:, :, :1] if array.shape[2] == 2 else array[:, :, :3]
 
 
-def _tiff(path: Path, name: str, max_pixels: int) -> NDArray[Any]:
-    with _library("tifffile").TiffFile(path) as file:
-        series, page = file.series[0], file.pages[0]
+def _tiff(file: BinaryIO, name: str, max_pixels: int) -> NDArray[Any]:
+    with _library("tifffile").TiffFile(file) as tiff:
+        series, page = tiff.series[0], tiff.pages[0]
         axes, shape = series.axes, series.shape
-        if len(file.pages) > 1 and "C" not in axes:
+        if len(tiff.pages) > 1 and "C" not in axes:
             raise UsageError(
-                f"{name}: a TIFF file of {len(file.pages)} pages; save the bands as the samples of one page"
+                f"{name}: a TIFF file of {len(tiff.pages)} pages; save the bands as the samples of one page"
             )
-        if not {"Y", "X"} <= set(axes) or len(axes) > 3 or len(file.series) > 1:
+        if not {"Y", "X"} <= set(axes) or len(axes) > 3 or len(tiff.series) > 1:
             raise UsageError(f"{name}: its axes are {axes}; give images of rows, columns and bands")
         bands = math.prod(shape) // (shape[axes.index("Y")] * shape[axes.index("X")])
         if bands > MOST_BANDS:

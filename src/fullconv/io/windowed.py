@@ -11,13 +11,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.errors import UsageError, shown
-from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file, open_image
+from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_image, opened, upright_size
 from fullconv.io.formats import HEAD_BYTES, IMAGE_FORMATS, sniff
 from fullconv.io.image import read_image
 from fullconv.io.multispectral import read_bands
@@ -140,34 +140,39 @@ class Outline:
     place: GeoReference | None = None
 
 
-def outline(path: Path, bands: bool, max_pixels: int = MAX_PIXELS) -> Outline:
-    """The outline of an image; its pixels are not read. Raises `UsageError` naming the file, also for one of more than
-    `max_pixels` pixels that can only be decoded as a whole.
+def outline(path: Path, bands: bool, max_pixels: int = MAX_PIXELS, stream: BinaryIO | None = None) -> Outline:
+    """Return the outline of an image, from its header.
+
+    Args:
+        path: the file.
+        bands: whether it is read as bands (`read_bands`) or as a photograph.
+        max_pixels: the largest image that is decoded as a whole.
+        stream: the file, if it is open already.
+
+    Raises:
+        UsageError: the file cannot be read, or has more than `max_pixels` pixels and cannot be read by windows.
     """
     name = shown(path)
-    with open_file(path) as stream:
-        head = stream.read(HEAD_BYTES)
-    kind = sniff(head)[0]
-    if kind == "TIFF":
-        with _dataset(path) as dataset, one_line(name):
-            if dataset is not None:
-                windowed = bool(_kept(dataset, bands))
-                if not windowed:
-                    check_size(dataset.height, dataset.width, name, max_pixels)
-                return Outline(dataset.height, dataset.width, windowed, _place(dataset))
-    if bands:  # whoever reads it checks it
-        if kind == "PNG":
-            height, width = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-            check_size(height, width, name, max_pixels)
-            return Outline(height, width, windowed=False)
-        found = read_bands(path, max_pixels)
-        return Outline(found.shape[0], found.shape[1], windowed=False)
-    with open_file(path) as stream, one_line(name):
-        file = open_image(stream, name, max_pixels, IMAGE_FORMATS)
-        height, width = file.height, file.width
-        if file.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # shown turned
-            height, width = width, height
-        return Outline(height, width, windowed=False)
+    with opened(path, stream) as opened_file:
+        head = opened_file.read(HEAD_BYTES)
+        kind = sniff(head)[0]
+        if kind == "TIFF":
+            with _dataset(path) as dataset, one_line(name):
+                if dataset is not None:
+                    windowed = bool(_kept(dataset, bands))
+                    if not windowed:
+                        check_size(dataset.height, dataset.width, name, max_pixels)
+                    return Outline(dataset.height, dataset.width, windowed, _place(dataset))
+        if bands:  # its reader checks it
+            if kind == "PNG":
+                height, width = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+                check_size(height, width, name, max_pixels)
+                return Outline(height, width, windowed=False)
+            found = read_bands(path, max_pixels, opened_file)
+            return Outline(found.shape[0], found.shape[1], windowed=False)
+        with one_line(name):
+            opened_file.seek(0)
+            return Outline(*upright_size(open_image(opened_file, name, max_pixels, IMAGE_FORMATS)), windowed=False)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import numpy as np
 
 from fullconv.config import Size, TrainConfig
 from fullconv.data.dataset import Dataset, facts_of
+from fullconv.datasets.folder.folder_dataset import Folder
 from fullconv.errors import UsageError
-from fullconv.io.decoding import one_line, open_file, open_image
+from fullconv.io.decoding import one_line, open_file, open_image, upright_size
 from fullconv.io.formats import IMAGE_FORMATS
 from fullconv.training.dry_run import Shape
 
@@ -20,8 +21,6 @@ LOOKED_AT = 32
 
 GROUPS = 101
 """Batches that are put together of them to find the one in the middle."""
-
-_ORIENTATION, _TURNED = 0x0112, range(5, 9)  # the EXIF tag, and its values of pictures that lie on their side
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,12 @@ def shapes(dataset: Dataset, config: TrainConfig) -> Shapes:
 
 
 def sizes_of(dataset: Dataset, indices: list[int]) -> list[Size]:
-    """Rows and columns of images of a data set. Its files' headers say them, where the first image has the size that
-    its header says; else each image is decoded.
+    """Return the (height, width) of some images of a dataset, from the headers of its files if these can be trusted.
+
+    They can for a folder of photographs, and for another dataset if its first image has the size in its header;
+    otherwise each image is decoded.
     """
+    trusted = isinstance(dataset, Folder) and dataset.bands is None
 
     def decoded(index: int) -> Size:
         height, width = dataset[index].image.shape[:2]
@@ -71,9 +73,9 @@ def sizes_of(dataset: Dataset, indices: list[int]) -> list[Size]:
         path = files[index][1] if len(files) == len(dataset) else None
         try:
             size = None if path is None else size_of_file(path)
-        except UsageError:  # whoever reads it says what is wrong; some of the published sets are no image files
+        except UsageError:  # reported when the sample is read; some published datasets are not image files
             size = None
-        if size is None or (not found and size != decoded(index)):
+        if size is None or (not found and not trusted and size != decoded(index)):
             files = ()
             size = decoded(index)
         found.append(size)
@@ -86,6 +88,4 @@ def size_of_file(path: Any) -> Size:
     Raises `UsageError` naming the file when it is no image.
     """
     with open_file(path) as stream, one_line(str(path)):
-        file = open_image(stream, str(path), 1 << 62, IMAGE_FORMATS)
-        turned = file.getexif().get(_ORIENTATION, 1) in _TURNED
-        return (file.width, file.height) if turned else (file.height, file.width)
+        return upright_size(open_image(stream, str(path), 1 << 62, IMAGE_FORMATS))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fullconv.data.dataset import SEMANTIC, Dataset, Sample, Subset
 from fullconv.data.transforms import Fill, Transform, window
+from fullconv.datasets.folder.folder_dataset import Folder
 from fullconv.errors import UsageError
 from fullconv.labels import LabelSpace
 
@@ -85,10 +86,14 @@ def class_weights(text: str, counts: NDArray[np.int64] | None, labels: LabelSpac
 def pixel_counts(dataset: Dataset) -> NDArray[np.int64]:
     """The pixels of each class in each of (at most `COUNTED`) samples of a data set: (samples, K)."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), COUNTED)).round().astype(int))
-    return np.stack([_counts(dataset[int(index)].tasks[SEMANTIC], dataset.labels) for index in chosen])
+    return np.stack([_class_pixels(dataset, int(index)) for index in chosen])
 
 
-def _counts(label: NDArray[np.integer], labels: LabelSpace) -> NDArray[np.int64]:
+def _class_pixels(dataset: Dataset, index: int) -> NDArray[np.int64]:
+    """Return the number of pixels of each class (K,) in one label."""
+    if isinstance(dataset, Folder):
+        return dataset.class_pixels(index)
+    label, labels = dataset[index].tasks[SEMANTIC], dataset.labels
     valid = label[label != labels.ignore_index]
     return np.bincount(valid.ravel(), minlength=len(labels))[: len(labels)].astype(np.int64)
 
@@ -99,7 +104,7 @@ def balanced(dataset: Dataset, seed: int) -> Subset:
     The probability of an image is the mean over its classes of 1 over the number of images that hold the class: every
     class then occurs about equally often. The view is as long as the dataset.
     """
-    holds = np.stack([_counts(dataset[i].tasks[SEMANTIC], dataset.labels) > 0 for i in range(len(dataset))])
+    holds = np.stack([_class_pixels(dataset, i) > 0 for i in range(len(dataset))])
     rarity = holds / np.maximum(holds.sum(0), 1)
     chance = rarity.sum(1) / np.maximum(holds.sum(1), 1)
     chance = chance / chance.sum() if chance.sum() > 0 else np.full(len(chance), 1 / len(chance))

@@ -1,162 +1,135 @@
-"""COCO: one JSON file for a split, with its images, categories and annotations; and COCO's run lengths."""
+"""COCO: one JSON file for a split, with its images, categories and annotations; and COCO's run-length encoding."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.datasets.annotations.json import (
     AnnotatedImage,
-    Drawings,
-    Images,
+    AnnotationRecord,
+    Annotations,
+    ImageFiles,
     Shape,
     brief,
-    items,
-    label_of,
-    mapping,
+    points_of,
     read_json,
-    ring_of,
-    size_of,
-    whole,
-    wrong,
 )
 from fullconv.datasets.annotations.rasterize import Rings, Runs, Size
-from fullconv.errors import UsageError, shown
+from fullconv.errors import UsageError
 
 MAX_BYTES = 1 << 30
 _MAX_DIGITS = 7  # characters of one number in compressed run lengths: 35 bits
 
 
-@dataclass(frozen=True)
-class _Category:
-    name: str
-    above: Any
+def read_coco(path: Path, folders: Sequence[Path], images_needed: bool = True) -> Annotations:
+    """Read a COCO file whose images are in one of the folders; an image without annotations has no shapes.
 
-
-def read_coco(path: Path, folders: Sequence[Path], images_needed: bool = True) -> Drawings:
-    """The drawings in a COCO file whose images lie in one of the folders; an image without annotations has no marks.
-
-    Crowd regions come first, as void; then the shapes by their area, the larger first, so that what is small stays
-    visible on what is large. `images_needed`: whether a missing image is an error. Raises `UsageError` naming file and
-    annotation.
+    Crowd regions are painted first, as void; then the shapes by area, the largest first, so that small objects stay
+    visible on large ones. Raises `UsageError` naming the file and the annotation, and for missing images if
+    `images_needed`.
     """
-    name = shown(path)
-    data = mapping(read_json(path, MAX_BYTES), name)
-    categories = _categories(data, name)
-    images = Images(folders, images_needed)
-    found: dict[int | str, tuple[str, Path, Size]] = {}
-    ids: dict[int | str, Size] = {}
-    for i, item in enumerate(items(data, "images", name)):
-        where = f"{name}: image {i}"
-        entry = mapping(item, where)
-        key = _id(entry.get("id"), "id", where)
-        if key in ids:
-            raise UsageError(f"{where}: the id {brief(key)} stands twice; export it again")
-        ids[key] = size_of(entry.get("height"), entry.get("width"), where)
-        place = images.find(entry.get("file_name"), where)
-        if place:
-            found[key] = (*place, ids[key])
-    images.complain(name)
-    if not found:
-        raise UsageError(f"{name}: no images; export it again")
-    marks: dict[int | str, list[tuple[tuple[bool, float], list[Shape]]]] = {key: [] for key in ids}
-    used: Counter[str] = Counter()
-    for i, item in enumerate(items(data, "annotations", name)):
-        where = f"{name}: annotation {i}"
-        entry = mapping(item, where)
-        image, category = _id(entry.get("image_id"), "image_id", where), entry.get("category_id")
-        if image not in ids:
-            raise UsageError(f"{where}: no image has the id {brief(image)}; export it again")
-        kind = categories.get(_id(category, "category_id", where))
-        if kind is None:
-            raise UsageError(f"{where}: no category has the id {brief(category)}; export it again")
-        used[kind.name] += 1
-        crowd = bool(whole(int(c) if isinstance(c := entry.get("iscrowd", 0), bool) else c, "iscrowd", where, 0, 1))
-        area, drawn = _marks(entry.get("segmentation"), None if crowd else kind.name, ids[image], where)
-        marks[image].append(((not crowd, -area), drawn))
-    drawings = []
-    for key, (relative, file, size) in found.items():
-        ordered = sorted(marks[key], key=lambda pair: pair[0])
-        drawings.append(
-            AnnotatedImage(relative, file, path, size, tuple(mark for _, group in ordered for mark in group))
+    data = read_json(path, MAX_BYTES)
+    categories, images = _categories(data), ImageFiles(folders, images_needed)
+    sizes: dict[int | str, Size] = {}
+    files: dict[int | str, tuple[str, Path]] = {}
+    for entry in data.records("images", "image"):
+        key = entry.identifier("id")
+        if key in sizes:
+            raise UsageError(f"{entry.where}: the id {brief(key)} occurs twice; export it again")
+        sizes[key] = entry.size()
+        if file := images.find(entry, "file_name"):
+            files[key] = file
+    images.check(data.where)
+    if not files:
+        raise UsageError(f"{data.where}: no images; export it again")
+    groups: dict[int | str, list[tuple[bool, float, list[Shape]]]] = {key: [] for key in sizes}
+    used: set[str] = set()
+    for entry in data.records("annotations", "annotation"):
+        image, category = entry.identifier("image_id"), entry.identifier("category_id")
+        for key, known, noun in ((image, sizes, "image"), (category, categories, "category")):
+            if key not in known:
+                raise UsageError(f"{entry.where}: no {noun} has the id {brief(key)}; export it again")
+        label, crowd = categories[category].label("name"), entry.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise entry.wrong("iscrowd", "0 or 1")
+        used.add(label)
+        outlines = _outlines(entry, sizes[image])
+        shapes = [Shape(None if crowd else label, outline, entry.where) for outline in outlines]
+        groups[image].append((not crowd, -sum(outline.area for outline in outlines), shapes))
+    found = []
+    for key, file in files.items():
+        ordered = sorted(groups[key], key=lambda group: group[:2])
+        found.append(
+            AnnotatedImage(*file, path, sizes[key], tuple(shape for *_, shapes in ordered for shape in shapes))
         )
-    return Drawings(tuple(drawings), _listed(categories, used))
+    return Annotations(tuple(found), _listed(list(categories.values()), used))
 
 
-def _categories(data: dict[str, Any], name: str) -> dict[int | str, _Category]:
-    """The categories in the order of their ids."""
-    found: dict[int | str, _Category] = {}
+def _categories(data: AnnotationRecord) -> dict[int | str, AnnotationRecord]:
+    """Return the categories in the order of their ids."""
+    found: dict[int | str, AnnotationRecord] = {}
     names: set[str] = set()
-    for i, item in enumerate(items(data, "categories", name)):
-        where = f"{name}: category {i}"
-        entry = mapping(item, where)
-        key, label = _id(entry.get("id"), "id", where), label_of(entry.get("name"), where)
+    for entry in data.records("categories", "category"):
+        key, label = entry.identifier("id"), entry.label("name")
         if key in found or label in names:
-            raise UsageError(f"{where}: the id {brief(key)} or the name '{label}' stands twice; give each its own")
-        found[key] = _Category(label, entry.get("supercategory"))
+            what = f"the id {brief(key)} or the name '{label}' occurs twice"
+            raise UsageError(f"{entry.where}: {what}; give each its own")
+        found[key] = entry
         names.add(label)
     return dict(sorted(found.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
 
 
-def _listed(categories: dict[int | str, _Category], used: Counter[str]) -> tuple[str, ...]:
-    """The names of the categories, without one that only stands above others (Roboflow writes such a one)."""
-    kinds = categories.values()
-    above = {kind.name for kind in kinds if any(kind.name == k.above for k in kinds if k is not kind)}
-    return tuple(kind.name for kind in kinds if used[kind.name] or kind.name not in above)
+def _listed(categories: list[AnnotationRecord], used: set[str]) -> tuple[str, ...]:
+    """Return the names of the categories, without an unused one that is only a supercategory (Roboflow writes one)."""
+    names = [(category.get("name"), category.get("supercategory")) for category in categories]
+    return tuple(
+        name
+        for i, (name, _) in enumerate(names)
+        if name in used or not any(name == above for j, (_, above) in enumerate(names) if j != i)
+    )
 
 
-def _id(value: Any, what: str, where: str) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise wrong(where, what, value, "a whole number")
-    return value
+def _outlines(entry: AnnotationRecord, size: Size) -> list[Rings | Runs]:
+    """Return the parts of one annotation: its polygons are united, so each is painted by itself."""
+    given = entry.get("segmentation")
+    if isinstance(given, dict):
+        return [_runs(AnnotationRecord(given, entry.where), size)]
+    if not isinstance(given, list):
+        raise entry.wrong("segmentation", "polygons or run lengths")
+    if not given:
+        raise UsageError(f"{entry.where}: no segmentation, a box alone is not a mask; export polygons or masks")
+    if not all(isinstance(polygon, list) for polygon in given):
+        raise entry.wrong("segmentation", "a list of polygons [x, y, x, y, ...]")
+    return [Rings((points_of(polygon, entry.where),)) for polygon in given]
 
 
-def _marks(segmentation: Any, label: str | None, size: Size, where: str) -> tuple[float, list[Shape]]:
-    """The area and the marks of one annotation: its polygons are united, so each is a mark of its own."""
-    if isinstance(segmentation, dict):
-        runs = _runs(segmentation, size, where)
-        return runs.area, [Shape(label, runs, where)]
-    if not isinstance(segmentation, list):
-        raise wrong(where, "segmentation", segmentation, "polygons or run lengths")
-    if not segmentation:
-        raise UsageError(f"{where}: no segmentation, a box alone is no mask; export polygons or masks")
-    rings = []
-    for polygon in segmentation:
-        if not isinstance(polygon, list):
-            raise wrong(where, "segmentation", segmentation, "a list of polygons [x, y, x, y, ...]")
-        rings.append(Rings((ring_of(polygon, where),)))
-    return sum(ring.area for ring in rings), [Shape(label, ring, where) for ring in rings]
-
-
-def _runs(data: dict[str, Any], size: Size, where: str) -> Runs:
-    if data.get("size") != list(size):
-        given = data.get("size")
+def _runs(data: AnnotationRecord, size: Size) -> Runs:
+    given, counts, pixels = data.get("size"), data.get("counts"), size[0] * size[1]
+    if given != list(size):
         text = f"{brief(given[0])}x{brief(given[1])}" if isinstance(given, list) and len(given) == 2 else brief(given)
-        raise UsageError(f"{where}: run lengths of size {text} on an image of {size[0]}x{size[1]}; export it again")
-    counts = data.get("counts")
-    pixels = size[0] * size[1]
+        what = f"run lengths of size {text} on an image of {size[0]}x{size[1]}"
+        raise UsageError(f"{data.where}: {what}; export it again")
     if isinstance(counts, str):
-        lengths = decode_counts(counts, where)
+        lengths = decode_counts(counts, data.where)
     elif isinstance(counts, list) and all(type(n) is int and 0 <= n <= pixels for n in counts):
         lengths = np.array(counts, np.int64)
     else:
-        raise wrong(where, "counts", counts, f"text, or whole numbers from 0 to {pixels}")
+        raise data.wrong("counts", f"text, or whole numbers from 0 to {pixels}")
     if (lengths < 0).any() or int(lengths.sum()) != pixels:
-        raise UsageError(f"{where}: run lengths that do not sum to {size[0]}x{size[1]} pixels; export it again")
+        what = f"run lengths that do not sum to {size[0]}x{size[1]} pixels"
+        raise UsageError(f"{data.where}: {what}; export it again")
     return Runs(0, 0, *size, lengths, by_column=True)
 
 
 def decode_counts(text: str, where: str = "run lengths") -> NDArray[np.int64]:
-    """The lengths (n,) in COCO's compressed text.
+    """Return the lengths (n,) in COCO's compressed text; `UsageError`, beginning with `where`, if it is invalid.
 
     Each character holds five bits of a number, lowest first, and whether more follow; from the fourth number on, the
-    one two places before is to be added. Raises `UsageError`, beginning with `where`, for what is no such text.
+    number two places before is added.
 
     >>> decode_counts("52203").tolist()
     [5, 2, 2, 2, 5]
@@ -166,7 +139,7 @@ def decode_counts(text: str, where: str = "run lengths") -> NDArray[np.int64]:
     starts = np.concatenate(([0], last[:-1] + 1)).astype(np.int64) if len(last) else last
     digits = last - starts + 1
     if not len(last) or last[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63 or digits.max() > _MAX_DIGITS:
-        raise UsageError(f"{where}: '{brief(text)}' are no run lengths; export it again")
+        raise UsageError(f"{where}: '{brief(text)}' is not a run-length encoding; export it again")
     place = np.arange(len(codes)) - np.repeat(starts, digits)
     numbers = np.add.reduceat((codes & 31) << (5 * place), starts)
     numbers -= np.where(codes[last] & 16, np.int64(1) << (5 * digits), 0)

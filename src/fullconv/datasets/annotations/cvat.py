@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from math import cos, radians, sin
+from collections.abc import Sequence
+from math import cos, inf, isfinite, radians, sin
 from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 import numpy as np
@@ -14,15 +16,13 @@ import numpy as np
 from fullconv.datasets.annotations.json import (
     FAR,
     AnnotatedImage,
-    Drawings,
-    Images,
+    AnnotationRecord,
+    Annotations,
+    ImageFiles,
     Shape,
     brief,
-    label_of,
+    points_of,
     read_bytes,
-    ring_of,
-    size_of,
-    wrong,
 )
 from fullconv.datasets.annotations.rasterize import Ellipse, Outline, Rings, Runs, Size
 from fullconv.errors import UsageError, shown
@@ -32,121 +32,115 @@ MAX_DEPTH = 40
 NO_AREA = ("polyline", "points")
 AREAS = ("polygon", "box", "mask", "ellipse")
 
+_TEXTS, _WHOLE = ("label", "name", "points", "rle"), ("height", "width", "top", "left", "z_order")
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
-def read_cvat(path: Path, folders: Sequence[Path], images_needed: bool = True) -> Drawings:
-    """The drawings in an ``annotations.xml`` whose images lie in one of the folders.
+def read_cvat(path: Path, folders: Sequence[Path], images_needed: bool = True) -> Annotations:
+    """Read an ``annotations.xml`` whose images are in one of the folders.
 
-    Shapes are painted by ``z_order``, those of the same in the order of the file. Raises `UsageError` naming file and
-    shape, and for missing images if `images_needed`; a document type (and with it every entity) is refused.
+    Shapes are painted by ``z_order``, those of one order as they are in the file. Raises `UsageError` naming the file
+    and the shape, and for missing images if `images_needed`; a document type, and with it every entity, is refused.
     """
-    reader = _Reader(path, Images(folders, images_needed))
-    parser = expat.ParserCreate()
+    name, root = shown(path), _parse(path)
+    if root.tag != "annotations":
+        what = f"'{brief(root.tag)}' instead of CVAT's 'annotations'"
+        raise UsageError(f"{name}: {what}; export 'CVAT for images 1.1'")
+    if root.find("track") is not None:
+        raise UsageError(f"{name}: tracks of a video; export it as 'CVAT for images 1.1'")
+    images, ignored, found = ImageFiles(folders, images_needed), Counter[str](), []
+    for i, element in enumerate(root.iterfind("image")):
+        image = _record(element, f"{name}: image {i}")
+        size, subset, shapes = image.size(), element.get("subset", ""), []
+        file = images.find(image, "name", subset if re.fullmatch(r"[\w -]+", subset) else "")
+        for k, part in enumerate(part for part in element if part.tag != "tag"):
+            where = f"{image.where}: shape {k} ({brief(part.tag)} '{brief(part.get('label', ''))}')"
+            if part.tag in NO_AREA:
+                ignored[part.tag] += 1
+            elif part.tag not in AREAS:
+                raise UsageError(f"{where}: the kind '{brief(part.tag)}' is not read; draw it as a polygon")
+            else:
+                shape = _record(part, where)
+                order = shape.whole("z_order", -(10**9), 10**9) if "z_order" in shape.data else 0
+                shapes.append((order, Shape(shape.label(), _outline(part.tag, shape, size), where)))
+        if file:
+            ordered = sorted(shapes, key=lambda pair: pair[0])
+            found.append(AnnotatedImage(*file, path, size, tuple(shape for _, shape in ordered)))
+    images.check(name)
+    if not found:
+        raise UsageError(f"{name}: no images; export it as 'CVAT for images 1.1'")
+    listed = [
+        AnnotationRecord({"name": (element.text or "").strip()}, f"{name}: label {i}").label("name")
+        for i, element in enumerate(root.iterfind("meta//labels/label/name"))
+    ]
+    return Annotations(tuple(found), tuple(dict.fromkeys(listed)) or None, ignored)
+
+
+def _parse(path: Path) -> Element:
+    """Return the root of an XML document without a document type, of elements nested at most `MAX_DEPTH` deep."""
+    name, builder, parser = shown(path), TreeBuilder(), expat.ParserCreate()
+    depth = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise UsageError(f"{name}: line {parser.CurrentLineNumber}: elements nested too deeply; export it again")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def refuse(*_: object) -> None:
+        what = "a document type (DTD), which CVAT does not write"
+        raise UsageError(f"{name}: line {parser.CurrentLineNumber}: {what}; remove it")
+
     parser.buffer_text = True
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = reader.refuse
-    reader.line = lambda: parser.CurrentLineNumber
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     try:
         parser.Parse(read_bytes(path, MAX_BYTES), True)
     except expat.ExpatError as error:
         place = f"line {error.lineno} column {error.offset + 1}"
         reason = shown(expat.errors.messages.get(error.code, "broken"))
-        raise UsageError(f"{reader.name}: {place}: no valid XML ({reason}); export it again") from None
+        raise UsageError(f"{name}: {place}: invalid XML ({reason}); export it again") from None
     except (ValueError, LookupError):
-        raise UsageError(f"{reader.name}: an encoding that is not read; save it as UTF-8") from None
-    return reader.drawings()
+        raise UsageError(f"{name}: an encoding that is not read; save it as UTF-8") from None
+    return builder.close()
 
 
-class _Reader:
-    """The state while the elements go by."""
-
-    def __init__(self, path: Path, images: Images) -> None:
-        self.path, self.name = path, shown(path)
-        self.images = images
-        self.above: list[str] = []
-        self.labels: list[str] = []
-        self.word = ""
-        self.drawn: list[AnnotatedImage] = []
-        self.ignored: Counter[str] = Counter()
-        self.where = self.name
-        self.number = -1
-        self.place: tuple[str, Path] | None = None
-        self.size: Size = (1, 1)
-        self.marks: list[tuple[int, Shape]] = []
-        self.count = 0
-        self.line = lambda: 0
-
-    def refuse(self, *_: object) -> None:
-        raise UsageError(
-            f"{self.name}: line {self.line()}: a document type (DTD), which CVAT does not write; remove it"
-        )
-
-    def start(self, tag: str, given: Mapping[str, str]) -> None:
-        if not self.above and tag != "annotations":
-            raise UsageError(
-                f"{self.name}: '{brief(tag)}' in place of CVAT's 'annotations'; export 'CVAT for images 1.1'"
-            )
-        self.above.append(tag)
-        if len(self.above) > MAX_DEPTH:
-            raise UsageError(f"{self.name}: line {self.line()}: elements nested too deeply; export it again")
-        self.word = ""
-        if self.above == ["annotations", "track"]:
-            raise UsageError(f"{self.name}: tracks of a video; export it as 'CVAT for images 1.1'")
-        if self.above == ["annotations", "image"]:
-            self.number += 1
-            self.where = f"{self.name}: image {self.number}"
-            self.size = size_of(_whole(given, "height", self.where), _whole(given, "width", self.where), self.where)
-            subset = given.get("subset", "")
-            self.place = self.images.find(given.get("name"), self.where, subset if _is_folder(subset) else "")
-            self.marks, self.count = [], 0
-        elif self.above[:-1] == ["annotations", "image"] and tag != "tag":
-            self.shape(tag, given, f"{self.where}: shape {self.count} ({brief(tag)} '{brief(given.get('label', ''))}')")
-            self.count += 1
-
-    def shape(self, tag: str, given: Mapping[str, str], where: str) -> None:
-        if tag in NO_AREA:
-            self.ignored[tag] += 1
-            return
-        if tag not in AREAS:
-            raise UsageError(f"{where}: the kind '{brief(tag)}' is not read; draw it as a polygon")
-        label = label_of(given.get("label"), where)
-        order = _whole(given, "z_order", where) if "z_order" in given else 0
-        self.marks.append((order, Shape(label, _outline(tag, given, self.size, where), where)))
-
-    def end(self, tag: str) -> None:
-        if self.above[-3:] == ["labels", "label", "name"] and self.above[1] == "meta":
-            label = label_of(self.word.strip(), f"{self.name}: line {self.line()}")
-            if label not in self.labels:
-                self.labels.append(label)
-        if self.above == ["annotations", "image"] and self.place:
-            ordered = sorted(self.marks, key=lambda pair: pair[0])
-            self.drawn.append(AnnotatedImage(*self.place, self.path, self.size, tuple(mark for _, mark in ordered)))
-        self.above.pop()
-
-    def text(self, text: str) -> None:
-        if self.above[-1] == "name":
-            self.word += text
-
-    def drawings(self) -> Drawings:
-        self.images.complain(self.name)
-        if not self.drawn:
-            raise UsageError(f"{self.name}: no images; export it as 'CVAT for images 1.1'")
-        return Drawings(tuple(self.drawn), tuple(self.labels) or None, self.ignored)
+def _record(element: Element, where: str) -> AnnotationRecord:
+    """Return the attributes of an element, numbers as numbers."""
+    given = element.attrib.items()
+    return AnnotationRecord({key: text if key in _TEXTS else _value(text, key in _WHOLE) for key, text in given}, where)
 
 
-def _outline(tag: str, given: Mapping[str, str], size: Size, where: str) -> Outline:
+def _value(text: str, whole: bool = False) -> Any:
+    """Return the number in a text; the text if it is not a finite number, or not a whole one and that is wanted."""
+    if re.fullmatch(r"\s*-?\d{1,9}\s*", text, re.ASCII):
+        return int(text)
+    number = float(text) if _NUMBER.fullmatch(text) and not whole else inf
+    return number if isfinite(number) else text
+
+
+def _outline(tag: str, shape: AnnotationRecord, size: Size) -> Outline:
     if tag == "polygon":
-        return Rings((ring_of(_coordinates(given.get("points", ""), where), where),))
+        flat: list[Any] = []
+        for pair in shape.get("points", "").strip().rstrip(";").split(";"):
+            point = [_value(text) for text in pair.split(",")]
+            if len(point) != 2 or str in map(type, point):
+                raise UsageError(f"{shape.where}: '{brief(pair)}' instead of a point; a point is x,y")
+            flat += point
+        return Rings((points_of(flat, shape.where),))
     if tag == "mask":
-        return _mask(given, size, where)
-    turn = _number(given["rotation"], "rotation", where) if "rotation" in given else 0.0
+        return _mask(shape, size)
     keys = ("xtl", "ytl", "xbr", "ybr") if tag == "box" else ("cx", "cy", "rx", "ry")
-    a, b, c, d = (_number(given.get(key, ""), key, where) for key in keys)
+    a, b, c, d = (_number(shape, key) for key in keys)
+    turn = _number(shape, "rotation") if "rotation" in shape.data else 0.0
     if (c < a or d < b) if tag == "box" else (c < 0 or d < 0):
-        raise UsageError(f"{where}: a {tag} of negative size; draw it again")
+        raise UsageError(f"{shape.where}: a {tag} of negative size; draw it again")
     if tag == "ellipse":
         return Ellipse(a, b, c, d, turn)
     corners = np.array([[a, b], [c, b], [c, d], [a, d]])
@@ -156,42 +150,23 @@ def _outline(tag: str, given: Mapping[str, str], size: Size, where: str) -> Outl
     return Rings((corners,))
 
 
-def _mask(given: Mapping[str, str], size: Size, where: str) -> Runs:
-    top, left, height, width = (_whole(given, key, where) for key in ("top", "left", "height", "width"))
+def _number(shape: AnnotationRecord, key: str) -> float:
+    value = shape.get(key)
+    if type(value) not in (int, float) or not abs(value) <= FAR:  # NaN too
+        raise shape.wrong(key, "a number in the image")
+    return float(value)
+
+
+def _mask(shape: AnnotationRecord, size: Size) -> Runs:
+    far = int(FAR)
+    top, left, height, width = (shape.whole(key, -far, far) for key in ("top", "left", "height", "width"))
     if top < 0 or left < 0 or height < 0 or width < 0 or top + height > size[0] or left + width > size[1]:
-        box = f"{height}x{width} at x={left} y={top}"
-        raise UsageError(f"{where}: a mask of {box} on an image of {size[0]}x{size[1]}; export it again")
-    texts = given.get("rle", "").split(",")
+        what = f"a mask of {height}x{width} at x={left} y={top} on an image of {size[0]}x{size[1]}"
+        raise UsageError(f"{shape.where}: {what}; export it again")
+    texts = shape.get("rle", "").split(",")
     if not all(re.fullmatch(r"\s*\d{1,12}\s*", text, re.ASCII) for text in texts):
-        raise wrong(where, "rle", given.get("rle", ""), "whole numbers with commas between them")
+        raise shape.wrong("rle", "whole numbers with commas between them")
     counts = np.array([int(text) for text in texts], np.int64)
     if int(counts.sum()) != height * width:
-        raise UsageError(f"{where}: run lengths that do not sum to {height}x{width} pixels; export it again")
+        raise UsageError(f"{shape.where}: run lengths that do not sum to {height}x{width} pixels; export it again")
     return Runs(top, left, height, width, counts, by_column=False)
-
-
-def _coordinates(text: str, where: str) -> list[float]:
-    flat: list[float] = []
-    for pair in text.strip().rstrip(";").split(";"):
-        x, comma, y = pair.partition(",")
-        if not comma:
-            raise UsageError(f"{where}: '{brief(pair)}' in place of a point; a point is x,y")
-        flat += _number(x, "points", where), _number(y, "points", where)
-    return flat
-
-
-def _number(text: str, what: str, where: str) -> float:
-    if not _NUMBER.fullmatch(text) or not abs(float(text)) <= FAR:
-        raise wrong(where, what, text, "a number in the image")
-    return float(text)
-
-
-def _whole(given: Mapping[str, str], key: str, where: str) -> int:
-    text = given.get(key, "")
-    if not re.fullmatch(r"\s*-?\d{1,9}\s*", text, re.ASCII):
-        raise wrong(where, key, text, "a whole number")
-    return int(text)
-
-
-def _is_folder(name: str) -> bool:
-    return bool(re.fullmatch(r"[\w -]+", name))

@@ -1,19 +1,18 @@
-"""Where polygon annotations lie: the layouts that LabelMe, COCO and CVAT, and those who use them, leave on disk."""
+"""Where annotations are: the layouts that LabelMe, COCO and CVAT, and their users, leave on disk."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullconv.datasets.folder.layouts import IMAGE_SUFFIXES, MASK_SUFFIXES, find_layout
+from fullconv.datasets.folder.layouts import IMAGE_SUFFIXES, MASK_SUFFIXES, find_layout, list_files
 from fullconv.errors import UsageError, shown
 
 LABELME, COCO, CVAT = "labelme", "coco", "cvat"
 FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""The splits, and the names that their folders and files have."""
+"""The names of the folders and files of each split."""
 
 DRAWINGS = ("labels", "annotations", "json", "jsons")
 WHOLE_COCO = (
@@ -25,12 +24,12 @@ WHOLE_COCO = (
     "result.json",
 )
 _HEAD = 1 << 20
-_LOOKED_AT = 5
+_EXAMINED = 5
 
 
 @dataclass(frozen=True)
 class AnnotationPlace:
-    """Where one split lies. annotations: the file (COCO, CVAT) or the folder of files (LabelMe); images: folders."""
+    """Where one split is. annotations: the file (COCO, CVAT) or the folder of files (LabelMe). images: folders."""
 
     annotations: Path
     images: tuple[Path, ...]
@@ -38,9 +37,9 @@ class AnnotationPlace:
 
 @dataclass(frozen=True)
 class PolygonLayout:
-    """A data set of polygons on disk.
+    """A dataset of annotations on disk.
 
-    kind: ``labelme``, ``coco`` or ``cvat``. splits: where each lies. whole: set instead when nothing is divided; a
+    kind: ``labelme``, ``coco`` or ``cvat``. splits: where each is. whole: set instead if the folder has no splits; a
     split into train and val is then made.
     """
 
@@ -56,30 +55,26 @@ class PolygonLayout:
 
 
 def find_polygons(root: Path) -> PolygonLayout | None:
-    """The layout of a folder of polygons; None when it is none, or when it holds masks, which are preferred.
+    """Find the layout of a folder of annotations; None if it is not one, or if it holds masks, which are preferred.
 
-    Names of files decide, and of some the first megabyte; nothing is parsed. Raises `UsageError` when two files claim
-    one split.
+    The names of files decide, and the first megabyte of some; nothing is parsed. Raises `UsageError` if two files
+    claim one split.
     """
     root = Path(root)
     try:
         if not root.is_dir() or _has_masks(root):
             return None
-        for kind, of_split, of_all in ((CVAT, _cvat, _whole_cvat), (COCO, _coco, _whole_coco)):
-            splits = {split: place for split in FOLDERS if (place := _only(of_split(root, split), split))}
+        for kind, candidates in ((CVAT, _cvat), (COCO, _coco), (LABELME, _labelme)):
+            splits = {split: place for split in FOLDERS if (place := _only(candidates(root, split), split))}
             if splits:
                 return PolygonLayout(root, kind, splits)
-            whole = next(iter(of_all(root)), None)
+            whole = next(candidates(root, None), None)
             if whole:
                 return PolygonLayout(root, kind, whole=whole)
-        splits = {split: place for split in FOLDERS if (place := next(iter(_labelme(root, split)), None))}
-        if splits:
-            return PolygonLayout(root, LABELME, splits)
-        whole = next(iter(_whole_labelme(root)), None)
-        return PolygonLayout(root, LABELME, whole=whole) if whole else None
+        return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{shown(root)}: cannot be looked at ({shown(reason)}); check its permissions") from error
+        raise UsageError(f"{shown(root)}: cannot be examined ({shown(reason)}); check its permissions") from error
 
 
 def _has_masks(root: Path) -> bool:
@@ -89,89 +84,73 @@ def _has_masks(root: Path) -> bool:
     except UsageError:
         return False
     sources = [*layout.splits.values(), *([layout.whole] if layout.whole else [])]
-    return layout.voc or any(_files(source.masks, MASK_SUFFIXES) for source in sources)
+    return layout.voc or any(list_files(source.masks, MASK_SUFFIXES) for source in sources)
 
 
 def _only(found: Iterable[AnnotationPlace], split: str) -> AnnotationPlace | None:
     places = {place.annotations: place for place in found}
     if len(places) > 1:
         first, second, *_ = places
-        raise UsageError(f"{shown(second)}: the split '{split}' is in {shown(first)} too; take one of the files away")
+        raise UsageError(f"{shown(second)}: the split '{split}' is in {shown(first)} too; remove one of the files")
     return next(iter(places.values()), None)
 
 
-def _cvat(root: Path, split: str) -> Iterable[AnnotationPlace]:
-    for name in FOLDERS[split]:
-        dirs = _dirs(root / name / "images", root / name, root / "images" / name, root / "images")
-        for path in (root / name / "annotations.xml", root / "annotations" / f"{name}.xml"):
+# The places of one split, or of a folder without splits (None), whose files are in the folders of the name "".
+
+
+def _cvat(root: Path, split: str | None) -> Iterator[AnnotationPlace]:
+    for name in FOLDERS[split] if split else ("",):
+        folders = _existing(root / name / "images", root / name, root / "images" / name, root / "images")
+        for path in (root / name / "annotations.xml", root / "annotations" / f"{name or 'annotations'}.xml"):
             if path.is_file():
-                yield AnnotationPlace(path, dirs)
+                yield AnnotationPlace(path, folders)
 
 
-def _whole_cvat(root: Path) -> Iterable[AnnotationPlace]:
-    for path in (root / "annotations.xml", root / "annotations" / "annotations.xml"):
-        if path.is_file():
-            yield AnnotationPlace(path, _dirs(root / "images", root))
-
-
-def _coco(root: Path, split: str) -> Iterable[AnnotationPlace]:
+def _coco(root: Path, split: str | None) -> Iterator[AnnotationPlace]:
+    if split is None:
+        for path in (folder / name for folder in (root, root / "annotations") for name in WHOLE_COCO):
+            if path.is_file() and not _has(path, "shapes"):
+                folders = _existing(root / "images", root / "images" / "default", root, root / "data")
+                yield AnnotationPlace(path, folders)
+        return
     for name in FOLDERS[split]:
         for path in (root / name / "_annotations.coco.json", root / name / "annotations.json"):
             if path.is_file() and not _has(path, "shapes"):
-                yield AnnotationPlace(path, _coco_dirs(root, name, split))
+                yield AnnotationPlace(path, _coco_images(root, name, split))
         pattern = re.compile(rf"(instances_)?({name}(\d{{4}})?)\.json")
-        for folder in _dirs(root / "annotations", root):
-            for path in _files(folder, (".json",)):
+        for folder in _existing(root / "annotations", root):
+            for path in list_files(folder, (".json",)):
                 match = pattern.fullmatch(path.name)
                 if match and (match[1] or (_has(path, "images", "annotations") and not _has(path, "shapes"))):
-                    yield AnnotationPlace(path, _coco_dirs(root, match[2], name, split))
+                    yield AnnotationPlace(path, _coco_images(root, match[2], name, split))
 
 
-def _coco_dirs(root: Path, *names: str) -> tuple[Path, ...]:
-    own = [place for name in names for place in (root / name, root / "images" / name, root / name / "images")]
-    return _dirs(*own, root / "images", root)
+def _coco_images(root: Path, *names: str) -> tuple[Path, ...]:
+    own = [folder for name in names for folder in (root / name, root / "images" / name, root / name / "images")]
+    return _existing(*own, root / "images", root)
 
 
-def _whole_coco(root: Path) -> Iterable[AnnotationPlace]:
-    for folder in _dirs(root, root / "annotations"):
-        for name in WHOLE_COCO:
-            path = folder / name
-            if path.is_file() and not _has(path, "shapes"):
-                yield AnnotationPlace(path, _dirs(root / "images", root / "images" / "default", root, root / "data"))
+def _labelme(root: Path, split: str | None) -> Iterator[AnnotationPlace]:
+    """Yield the first folder that holds files of LabelMe."""
+    for name in FOLDERS[split] if split else ("",):
+        beside = (root / name, *(root / name / folder for folder in DRAWINGS))
+        across = [root / folder / name for folder in DRAWINGS]
+        for images, folders in ((root / name / "images", beside), (root / "images" / name, across)):
+            for folder in _existing(*folders, images):
+                place = AnnotationPlace(folder, tuple(f for f in _existing(images) if f != folder))
+                drawings = list_files(folder, (".json",))
+                stems = {path.stem for there in (folder, *place.images) for path in list_files(there, IMAGE_SUFFIXES)}
+                if any(p.stem in stems for p in drawings) or any(_has(p, "shapes") for p in drawings[:_EXAMINED]):
+                    yield place
+                    return
 
 
-def _labelme(root: Path, split: str) -> Iterable[AnnotationPlace]:
-    for name in FOLDERS[split]:
-        yield from _labelme_in(root / name / "images", (root / name, *(root / name / d for d in DRAWINGS)))
-        yield from _labelme_in(root / "images" / name, [root / d / name for d in DRAWINGS])
-
-
-def _whole_labelme(root: Path) -> Iterable[AnnotationPlace]:
-    yield from _labelme_in(root / "images", [root, *(root / d for d in DRAWINGS)])
-
-
-def _labelme_in(images: Path, folders: Iterable[Path]) -> Iterable[AnnotationPlace]:
-    """Those of the folders, and of the one of images, that hold files of LabelMe."""
-    for folder in _dirs(*folders, images):
-        place = AnnotationPlace(folder, tuple(d for d in _dirs(images) if d != folder))
-        drawings = _files(folder, (".json",))
-        stems = {path.stem for there in (folder, *place.images) for path in _files(there, IMAGE_SUFFIXES)}
-        if any(path.stem in stems for path in drawings) or any(_has(p, "shapes") for p in drawings[:_LOOKED_AT]):
-            yield place
-
-
-def _dirs(*folders: Path) -> tuple[Path, ...]:
+def _existing(*folders: Path) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith("."))
-    return [folder / name for name in names if (folder / name).is_file()]
-
-
 def _has(path: Path, *keys: str) -> bool:
-    """Whether one of the keys stands in the first megabyte of a file."""
+    """Whether one of the keys is in the first megabyte of a file."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
     return any(f'"{key}"'.encode() in head for key in keys)

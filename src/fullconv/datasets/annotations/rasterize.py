@@ -1,8 +1,8 @@
-"""From drawn outlines to class indices, pixel by pixel, by one rule: a pixel belongs to an outline if its centre does.
+"""Paint outlines as class indices by one rule: a pixel belongs to an outline if its centre does.
 
-Pixel (row, column) has its centre at x = column + 0.5, y = row + 0.5. A centre that lies on an edge belongs to what is
-right of it or below it, so two polygons that share an edge leave no gap and share no pixel. Libraries that draw also
-draw the border line, which makes every polygon half a pixel too large; nothing of that is here.
+Pixel (row, column) has its centre at x = column + 0.5, y = row + 0.5. A centre on an edge belongs to the outline on its
+right or below it, so two polygons that share an edge leave no gap and share no pixel. Drawing libraries also paint the
+border line, which makes every polygon half a pixel too large.
 """
 
 from __future__ import annotations
@@ -18,33 +18,32 @@ Size = tuple[int, int]
 """Height, width."""
 
 BAND = 2_000_000
-"""How many crossings of edges and rows are looked at together; it bounds the memory, not what can be drawn."""
+"""Number of crossings of edges and rows that are computed together; it bounds the memory, not what can be drawn."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rings:
-    """Closed rings of points (n, 2), x and y in pixels. What an odd number of them encloses is inside (even-odd rule):
-    a ring in a ring is a hole, and where a ring crosses itself the overlap is outside.
-    """
+    """Closed rings of points (n, 2), x and y in pixels, filled by the even-odd rule: a ring in a ring is a hole."""
 
     rings: tuple[NDArray[np.float64], ...]
 
     @property
     def area(self) -> float:
-        """The sum of the rings' areas by the shoelace formula, in pixels."""
-        return float(sum(abs(_shoelace(ring)) for ring in self.rings))
+        """The sum of the areas of the rings (shoelace formula), in pixels."""
+        corners = [(ring - ring[0]).T for ring in self.rings]
+        return float(sum(abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2) for x, y in corners))
 
     def paint(self, out: NDArray[np.uint8], value: int) -> None:
-        """Set the pixels inside to `value`; what reaches outside of `out` (H, W) is cut off."""
+        """Set the pixels inside to `value`, those in `out` (H, W)."""
         begin = np.concatenate(self.rings)
         end = np.concatenate([np.roll(ring, -1, axis=0) for ring in self.rings])
-        down = (begin[:, 1] <= end[:, 1])[:, None]  # every edge from its upper end: it gives the same to both its sides
+        down = (begin[:, 1] <= end[:, 1])[:, None]  # each edge from its upper end: the same on both its sides
         _paint_rows(np.where(down, begin, end), np.where(down, end, begin), 0, len(out), out, value)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ellipse:
-    """An ellipse: centre, two radii in pixels, and the turn of the first radius in degrees, clockwise as seen."""
+    """An ellipse: centre and two radii in pixels, the first of them turned clockwise by `turn` degrees."""
 
     x: float
     y: float
@@ -54,11 +53,11 @@ class Ellipse:
 
     @property
     def area(self) -> float:
-        """In pixels."""
+        """The area in pixels."""
         return pi * self.radius_x * self.radius_y
 
     def paint(self, out: NDArray[np.uint8], value: int) -> None:
-        """Set the pixels whose centre is inside or on the rim."""
+        """Set the pixels whose centre is inside or on the edge to `value`."""
         if not (self.radius_x > 1e-6 and self.radius_y > 1e-6):
             return
         height, width = out.shape
@@ -76,9 +75,8 @@ class Ellipse:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Runs:
-    """A mask in a box of the image, as lengths of runs that are outside, inside, outside, ... in turn.
+    """A mask in a box of the image, as lengths (n,) of runs that are outside, inside, outside, ... in turn.
 
-    top, left, height, width: the box, in pixels. counts: the lengths (n,), which sum to height x width.
     by_column: whether the runs go down the columns (COCO) or along the rows (CVAT).
     """
 
@@ -105,7 +103,7 @@ class Runs:
         return flat.reshape(self.width, self.height).T if self.by_column else flat.reshape(self.height, self.width)
 
     def paint(self, out: NDArray[np.uint8], value: int) -> None:
-        """Set the pixels inside to `value`; what reaches outside of `out` is cut off."""
+        """Set the pixels inside to `value`, those in `out` (H, W)."""
         top, left = max(self.top, 0), max(self.left, 0)
         bottom, right = min(self.top + self.height, out.shape[0]), min(self.left + self.width, out.shape[1])
         if top < bottom and left < right:
@@ -117,9 +115,9 @@ Outline = Rings | Ellipse | Runs
 
 
 def rasterize(shapes: Iterable[tuple[Outline, int]], size: Size, ground: int = 0) -> NDArray[np.uint8]:
-    """The label (H, W) of outlines with their values, 0 to 255; a later one covers the earlier ones.
+    """Paint outlines with their values, 0 to 255, into a label (H, W); a later one covers the earlier ones.
 
-    size: height and width in pixels. ground: the value where nothing is drawn.
+    ground: the value where nothing is painted.
 
     >>> triangle = Rings((np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]),))
     >>> rasterize([(triangle, 7)], (3, 5))
@@ -134,7 +132,7 @@ def rasterize(shapes: Iterable[tuple[Outline, int]], size: Size, ground: int = 0
 
 
 def runs_of(mask: NDArray[np.bool_], by_column: bool, top: int = 0, left: int = 0) -> Runs:
-    """The inverse of `Runs.bitmap`.
+    """Encode a mask (H, W); the inverse of `Runs.bitmap`.
 
     >>> runs_of(np.array([[False, True], [True, True]]), by_column=False).counts.tolist()
     [1, 3]
@@ -145,18 +143,13 @@ def runs_of(mask: NDArray[np.bool_], by_column: bool, top: int = 0, left: int = 
     return Runs(top, left, height, width, np.diff(np.concatenate(([0], places, [flat.size]))), by_column)
 
 
-def _shoelace(ring: NDArray[np.float64]) -> float:
-    x, y = (ring - ring[0]).T
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-
-
 def _paint_rows(
     upper: NDArray[np.float64], lower: NDArray[np.float64], top: int, bottom: int, out: NDArray[np.uint8], value: int
 ) -> None:
-    """Paint the rows top to bottom of what the edges from `upper` to `lower` (n, 2) enclose.
+    """Paint the inside of the edges from `upper` to `lower` (n, 2) in the rows from `top` to `bottom`.
 
-    An edge crosses the rows whose centre y is at or below its upper end and above its lower end, so each row has an
-    even number of crossings; sorted, they are begins and ends of what is inside.
+    An edge crosses the rows whose centre is at or below its upper end and above its lower end, so each row has an even
+    number of crossings; in order, they are starts and ends of the inside.
     """
     first = np.clip(np.ceil(upper[:, 1] - 0.5), top, bottom).astype(np.int64)
     counts = np.clip(np.ceil(lower[:, 1] - 0.5), top, bottom).astype(np.int64) - first
@@ -179,7 +172,7 @@ def _paint_rows(
 
 
 def _fill(out: NDArray[np.uint8], start: NDArray[np.int64], end: NDArray[np.int64], value: int) -> None:
-    """Set the pixels start to end (exclusive), counted along the rows of `out`."""
+    """Set the pixels from `start` to before `end`, counted along the rows of `out`."""
     flat, some = out.reshape(-1), start < end
     for i, j in zip(start[some].tolist(), end[some].tolist(), strict=True):
         flat[i:j] = value

@@ -1,7 +1,11 @@
-"""A folder of images and masks as a data set: found by `layouts`, coded by `coding`, read here, with no file written.
+"""A folder of images and masks as a dataset: found by `layouts`, coded by `coding`, read here, with no file written.
 
 What is wrong with the files stops the opening, with the first thing found in one line;
 `fullconv.check` lists everything.
+
+Each mask is read once when its split is opened, to find the classes and check every value, and its counts are kept
+(`mask_facts`); after that, once for each time its sample is used. A folder in PASCAL VOC's layout has known classes and
+is opened without this survey.
 """
 
 from __future__ import annotations
@@ -11,6 +15,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.data.dataset import IndexedDataset, Sample
 from fullconv.datasets.folder.classes_file import VOC_RULES, ClassesFile, MaskOptions, read_rules
@@ -21,6 +29,9 @@ from fullconv.errors import UsageError, shown, suggestion
 from fullconv.io.image import read_image, read_label_values
 from fullconv.io.multispectral import Bands, bands_of, read_bands, statistics
 from fullconv.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from fullconv.datasets.annotations.discover import PolygonLayout
 
 VAL_SHARE = 0.2
 SPLIT_SEED = 0
@@ -52,6 +63,10 @@ class Folder(IndexedDataset):
         """Mean and deviation of each band over (some of) the images; only where there are bands."""
         mean, deviation = statistics([image for _, image, _ in self.pairs])
         return tuple(mean.tolist()), tuple(deviation.tolist())
+
+    def class_pixels(self, index: int) -> NDArray[np.int64]:
+        """Return the number of pixels of each class (K,) in one mask; a mask that was counted is not read again."""
+        return self.coding.pixels(mask_facts(self.pairs[index][2]))[0]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -127,8 +142,8 @@ def source_of(layout: Layout, split: str) -> Source:
     return layout.whole or layout.splits[split]
 
 
-def choose(layout: Layout, split: str, pairs: tuple[Pair, ...]) -> tuple[tuple[Pair, ...], str | None]:
-    """Those of the pairs of a source that belong to the split, and the sentence on how it was made, if it was."""
+def choose(layout: Layout | PolygonLayout, split: str, pairs: tuple[Pair, ...]) -> tuple[tuple[Pair, ...], str | None]:
+    """Return the pairs of a source that belong to the split, and one sentence on how it was made, if it was."""
     if layout.whole is None:
         return pairs, None
     train, val, made = make_split([name for name, _, _ in pairs])

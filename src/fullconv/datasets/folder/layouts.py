@@ -139,7 +139,7 @@ def _split_folders(root: Path, split: str) -> tuple[Source | None, bool]:
     ):
         if images.is_dir() and masks.is_dir():
             return Source(images, masks), True
-        seen = seen or (images.is_dir() and bool(_files(images, IMAGE_SUFFIXES)))
+        seen = seen or (images.is_dir() and bool(list_files(images, IMAGE_SUFFIXES)))
     return None, seen
 
 
@@ -189,7 +189,7 @@ def _scan_list(source: Source, listed: Path) -> Scan:
     pairs, repeated, unknown = [], [], []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         name = line.strip()
-        stem = _key(name)
+        stem = spelled(name)
         if not name:
             continue
         if stem in first:
@@ -219,26 +219,26 @@ def _scan_list(source: Source, listed: Path) -> Scan:
 # -- files of a folder -------------------------------------------------------------------------------------------------
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files with one of the suffixes in any case, by name; hidden ones are not meant (``._a.jpg``)."""
+def list_files(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
+    """List the files with one of the suffixes, in any case, by name; hidden ones (``._a.jpg``) are left out."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
     except OSError as error:
         raise UsageError(f"{shown(folder)}: cannot be listed ({error.strerror}); check its permissions") from error
-    return [folder / name for name in names if Path(name).suffix.lower() in suffixes]
+    return [folder / name for name in names if not suffixes or Path(name).suffix.lower() in suffixes]
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
-    for path in _files(folder, suffixes):
-        files.setdefault(_key(path.stem), []).append(path)
+    for path in list_files(folder, suffixes):
+        files.setdefault(spelled(path.stem), []).append(path)
     return files
 
 
-def _key(stem: str) -> str:
-    """One spelling of accents: some systems store them composed, others decomposed."""
-    return unicodedata.normalize("NFC", stem)
+def spelled(name: str) -> str:
+    """Return a name with composed accents; some systems store them composed, others decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _number(count: int, noun: str) -> str:
@@ -278,7 +278,7 @@ def _what_is_there(root: Path) -> str:
         return "an empty folder"
     places = [root, *(root / split for split in SPLITS), root / "images", root / "JPEGImages"]
     places += [root / a / b for split in SPLITS for a, b in (("images", split), (split, "images"))]
-    images = next(((p, n) for p in places if p.is_dir() and (n := len(_files(p, IMAGE_SUFFIXES)))), None)
+    images = next(((p, n) for p in places if p.is_dir() and (n := len(list_files(p, IMAGE_SUFFIXES)))), None)
     if images:
         return f"{_number(images[1], 'image')} in {shown(images[0])} but no folder of masks"
     some = ", ".join(shown(entry) for entry in entries[:6]) + (", ..." if len(entries) > 6 else "")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +64,12 @@ class Facts:
     peak: int = 0
 
 
-def is_ordinary(predictor: Model, path: Path, settings: TilingOptions) -> bool:
-    """Whether a file goes the ordinary way: it fits as a whole, and lies nowhere on the earth. Raises `UsageError`
-    naming a file that cannot be read.
+def is_ordinary(predictor: Model, path: Path, settings: TilingOptions, stream: BinaryIO | None = None) -> bool:
+    """Whether an image is predicted in memory as a whole: it fits, and its file has no coordinates on the earth.
+
+    stream: the file, if it is open already. Raises `UsageError` naming a file that cannot be read.
     """
-    found = outline(path, predictor.header.input.bands, settings.max_pixels)
+    found = outline(path, predictor.header.input.bands, settings.max_pixels, stream)
     wants_tif = settings.format == "tif" or (settings.format is None and found.place is not None)
     if wants_tif or settings.memory is not None or settings.tile not in ("auto", "none") or settings.halo is not None:
         return False
