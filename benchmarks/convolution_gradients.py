@@ -1,9 +1,10 @@
-"""Weight gradients of every convolution that the built-in nets train, against float64, with the heap checked.
+"""Weight gradients of every convolution that the built-in nets train, against float64.
 
     python benchmarks/convolution_gradients.py [BACKBONE ...]
 
 A library may compute a gradient wrongly, or write beyond its memory, for one shape on one processor. Each net trains
-for a step in a child process with the C library's heap checker, in fp32 and bf16 with two threads; the layers that stay
+for a step in a child process, with the C library's heap checker if it works here, in fp32 and bf16 with two threads; the
+layers that stay
 convolutions (`use_products`) then repeat their backward pass on their own shapes, and the gradient is compared with a
 product of unfolded inputs in float64. Writes benchmarks/results/convolution-gradients-<processor>.json.
 """
@@ -11,15 +12,16 @@ product of unfolded inputs in float64. Writes benchmarks/results/convolution-gra
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-CHECKER = Path("/usr/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")
-CHECKED = {"MALLOC_CHECK_": "3", "GLIBC_TUNABLES": "glibc.malloc.check=3"}
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.support import heap
+
 SIDE = 96
 ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}
 """The largest difference as a share of the largest gradient."""
@@ -82,10 +84,9 @@ def main() -> None:
     from fullconv.hardware import processor
     from fullconv.models.backbones.registry import BACKBONES
 
-    checked = {**CHECKED, **({"LD_PRELOAD": str(CHECKER)} if CHECKER.exists() else {})}
-    found: dict[str, Any] = {"machine": machine(), "heap checker": CHECKER.exists(), "side": SIDE, "nets": {}}
+    found: dict[str, Any] = {"machine": machine(), "heap_checker": heap.is_effective(), "side": SIDE, "nets": {}}
     for name in sys.argv[1:] or BACKBONES:
-        done = subprocess.run([sys.executable, __file__, "--child", name], env={**os.environ, **checked},
+        done = subprocess.run([sys.executable, __file__, "--child", name], env=heap.checked_environment(),
                               capture_output=True, text=True, check=False)  # fmt: skip
         ended = {"ended": done.returncode, "said": done.stderr.strip().splitlines()[-1:]}
         found["nets"][name] = json.loads(done.stdout) if not done.returncode else ended

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -210,6 +210,24 @@ class InputConvention:
             )
         if not isinstance(self.bands, bool):
             raise UsageError(f"InputConvention: bands is '{self.bands}'; give true or false")
+
+    @property
+    def channels(self) -> list[int]:
+        """The channel of an image that each channel of the input comes from; for BGR this is its own inverse."""
+        colors = range(len(self.mean))[:3]
+        return [*(reversed(colors) if self.order == "bgr" else colors), *range(3, len(self.mean))]
+
+    def normalize(self, images: Any, out: Any, array: Callable[[tuple[float, ...]], Any]) -> Any:
+        """Write images (N, H, W, C) into `out` (N, C, H, W) float32 as the net takes them, and return it.
+
+        Both are arrays of numpy, or tensors of torch; `array` makes a float32 one of numbers.
+        """
+        if images.shape[-1] != len(self.mean):
+            raise UsageError(f"images of {images.shape[-1]} channels: this input has {len(self.mean)}; give as many")
+        mean, std = array(self.mean), array(self.std)
+        for channel, source in enumerate(self.channels):
+            out[:, channel] = (images[..., source] - mean[channel, None]) / std[channel, None]
+        return out
 
     @classmethod
     def named(cls, name: str) -> InputConvention:

@@ -13,8 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from fullconv.errors import UsageError
+
+Array = Any
+"""An array of numpy, or a tensor of torch: what is written for both uses what they have in common."""
 
 
 class GeometryError(UsageError):
@@ -85,8 +89,8 @@ class AxisMap:
 class Window:
     """One axis of a layer that slides a window: a convolution, a pooling, or a transposed convolution.
 
-    `padding` counts the cells added at both ends (taken off, for a transposed convolution); `ceil` is the rounding
-    of Caffe's pooling, which keeps a last window that is not full.
+    `padding` counts the cells added at both ends (taken off, for a transposed convolution), `after` those at the far
+    end where they differ; `ceil` is the rounding of Caffe's pooling, which keeps a last window that is not full.
     """
 
     kernel: int
@@ -96,6 +100,12 @@ class Window:
     transposed: bool = False
     ceil: bool = False
     output_padding: int = 0
+    after: int | None = None
+
+    @property
+    def both(self) -> int:
+        """The padding at both ends together."""
+        return self.padding + (self.padding if self.after is None else self.after)
 
     @property
     def span(self) -> int:
@@ -117,11 +127,22 @@ class Window:
         [1, 1, 2]
         """
         if self.transposed:
-            return (cells - 1) * self.stride - 2 * self.padding + self.span + self.output_padding
-        room = cells + 2 * self.padding - self.span
+            return (cells - 1) * self.stride - self.both + self.span + self.output_padding
+        room = cells + self.both - self.span
         out = (-(-room // self.stride) if self.ceil else room // self.stride) + 1
         # A last window must begin inside the input or its first padding (as in Caffe and PyTorch).
         return out - 1 if self.ceil and (out - 1) * self.stride >= cells + self.padding else out
+
+    def seen(self, first: int, end: int) -> tuple[int, int]:
+        """The input cells, from the first to before the last, that the output cells from `first` to before `end` look
+        at; below 0 and beyond the size of the input they are padding.
+
+        >>> Window(kernel=3, stride=2, padding=1).seen(0, 5), Window(kernel=4, stride=2, transposed=True).seen(3, 4)
+        ((-1, 10), (0, 2))
+        """
+        if self.transposed:
+            return -((self.span - 1 - first - self.padding) // self.stride), (end - 1 + self.padding) // self.stride + 1
+        return first * self.stride - self.padding, (end - 1) * self.stride - self.padding + self.span
 
     def sources(self, outputs: Iterable[int], size: int) -> set[int]:
         """The input cells, of `size` there are, that the given output cells are computed from: the layer's support,
@@ -162,6 +183,28 @@ def bilinear_window(factor: int, coarse: AxisMap, target: AxisMap) -> Window:
         f"upsampling by {factor}: neither {2 * factor} nor {2 * factor - 1} taps bring "
         f"{coarse} onto {target}; change a padding"
     )
+
+
+def bilinear_line(taps: int) -> list[float]:
+    """The bilinear kernel on one axis: Caffe's filler, and the authors' ``upsample_filt``.
+
+    >>> bilinear_line(4), bilinear_line(3)
+    ([0.25, 0.75, 0.75, 0.25], [0.5, 1.0, 0.5])
+    """
+    factor = (taps + 1) // 2
+    centre = factor - 1 if taps % 2 else factor - 0.5
+    return [1 - abs(tap - centre) / factor for tap in range(taps)]
+
+
+def upsampling_matrix(window: Window, cells: Array, pixels: Array, line: Array) -> Array:
+    """The (pixels, cells) matrix that upsamples one axis.
+
+    Row j holds the kernel's taps on the cells that pixel j sees; at most two are not zero. `cells` and `pixels` are the
+    indices, `line` is `bilinear_line`, all of them arrays of numpy or tensors of torch.
+    """
+    tap = pixels[:, None] - window.stride * cells[None]
+    seen = (tap >= 0) & (tap < window.kernel)
+    return line[tap.clip(0, window.kernel - 1)] * seen  # a product, which exporters fold
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from fullconv.models.backbones.registry import BACKBONES
 from fullconv.models.build import stage_outputs
 from fullconv.models.convolutionalize import convolutionalize
 from fullconv.models.dense_scores import interior, rarefy, shift_and_stitch
-from fullconv.models.trace import node_names, walk, windows_of
+from fullconv.models.graph import node_names
+from fullconv.models.trace import walk, windows_of
 
 EXACT = 1e-12
 CHANNELS = 2

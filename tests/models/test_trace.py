@@ -27,6 +27,17 @@ class AllPool(nn.MaxPool2d):
 windows_of.register(AllPool, pool_windows)
 
 
+class Padded(nn.Module):
+    """Zeros at the left, right, top and bottom, by a function."""
+
+    def __init__(self, pads):
+        super().__init__()
+        self.pads = pads
+
+    def forward(self, x):
+        return nn.functional.pad(x, self.pads)
+
+
 class Branches(nn.Module):
     """Two ways that meet again, joined by a sum or side by side."""
 
@@ -39,11 +50,14 @@ class Branches(nn.Module):
 
 
 def random_layer(rng, channels):
-    kind = rng.choice(["conv", "conv", "conv", "pool", "avg", "up", "branch", "relu"])
+    kind = rng.choice(["conv", "conv", "conv", "pool", "avg", "up", "branch", "relu", "pad"])
     kernel = rng.randint(1, 4)
     if kind == "conv":
         dilation = rng.randint(1, 3)
         return nn.Conv2d(channels, channels, kernel, rng.randint(1, kernel), rng.randint(0, 3), dilation)
+    if kind == "pad":
+        pads = [rng.randint(-1, 2) for _ in range(4)]
+        return nn.ConstantPad2d(pads, 0.5) if rng.random() < 0.5 else Padded(pads)
     if kind == "pool":
         kernel = rng.randint(2, 3)
         return AllPool(
@@ -110,6 +124,14 @@ def test_affine_map_is_the_centre_and_width_of_the_support():
         pixels = trace.support(trace.last.name, [cell + 3], pixels=200)
         assert max(pixels) - min(pixels) + 1 == axis.field
         assert max(pixels) + min(pixels) == 2 * (axis.start + axis.stride * (cell + 3))
+
+
+def test_a_padding_layer_moves_the_start_and_other_modes_are_refused():
+    trace = walk(nn.Sequential(nn.ZeroPad2d((1, 0, 3, 2)), nn.Conv2d(3, 4, 3, 2)))
+    assert (trace.last.rows.start, trace.last.columns.start) == (-2, 0)
+    assert (trace.sizes(10)["1"], trace.sizes(10, axis=1)["1"]) == (7, 5)
+    with pytest.raises(GeometryError, match=r"layer '0' .ReflectionPad2d."):
+        walk(nn.Sequential(nn.ReflectionPad2d(1)))
 
 
 def test_rows_and_columns_are_walked_apart():

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullconv.geometry import Window
-from fullconv.models.upsample import Upsample, bilinear_line, bilinear_weight
+from fullconv.geometry import Window, bilinear_line
+from fullconv.models.upsample import Upsample, bilinear_weight
 
 
 def caffe_filler(taps):
@@ -23,7 +23,7 @@ def caffe_filler(taps):
 
 @pytest.mark.parametrize("taps", [3, 4, 15, 16, 31, 32, 63, 64])
 def test_kernel_is_caffes_and_sums_to_the_square_of_the_factor(taps):
-    line = bilinear_line(taps, torch.float64)
+    line = torch.tensor(bilinear_line(taps), dtype=torch.float64)
     kernel = torch.outer(line, line)
     assert torch.allclose(kernel, caffe_filler(taps), atol=1e-15)
     assert abs(float(kernel.sum()) - ((taps + 1) // 2) ** 2) < 1e-9

@@ -31,6 +31,16 @@ def test_it_holds_for_every_backbone(name):
     assert (proof.padded < 1e-9) == (name == "lenet")
 
 
+@pytest.mark.parametrize("pads", [(1, 2, 0, 3), (2, 2, 2, 2), (-1, 1, 1, -2)])
+def test_it_holds_for_zeros_that_a_layer_of_their_own_adds(pads):
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 5), nn.ZeroPad2d(pads), nn.Conv2d(4, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)
+    ).eval()
+    net(torch.zeros(1, 3, 28, 28))
+    proof = prove(net, convolutionalize(net, 28)[0], 28)
+    assert proof.holds and proof.tolerance == 1e-9
+
+
 def one_weight(dense):
     with torch.no_grad():
         next(iter(dense.parameters())).view(-1)[0].add_(0.5)

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from fullconv.config import ModelConfig
+from fullconv.geometry import Window
 from fullconv.models.build import build
 from fullconv.optimize import cache_blocking
-from fullconv.optimize.cache_blocking import BandedLayers, Step, banded, in_bands
+from fullconv.optimize.cache_blocking import BandedLayers, banded, in_bands
 from fullconv.optimize.fold_batchnorm import folded
 from fullconv.optimize.size_specialization import specialize_for_size
 
@@ -82,7 +83,7 @@ def test_bands_are_the_whole(trunk, n, height, width, band, last):
     st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(0, 3), st.booleans(), st.integers(1, 30)
 )  # fmt: skip
 def test_a_step_has_the_rows_of_its_layer(span, stride, above, below, ceil, rows):
-    step = Step(span, stride, above, below, ceil)
+    step = Window(span, stride, above, after=below, ceil=ceil)
     if rows + above + below < span:
         return
     if above == below <= span // 2:

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-import fullconv
-from fullconv.geometry import Window
+from fullconv.geometry import Window, bilinear_line
 from fullconv.inference.coarse_scores import CoarseScores
 
 
@@ -30,7 +29,7 @@ def coarse(draw):
 
 def full(scores):
     """By the transposed convolution itself, in double precision."""
-    line = torch.from_numpy(fullconv.inference.coarse_scores.bilinear_line(scores.window.kernel)).double()
+    line = torch.tensor(bilinear_line(scores.window.kernel), dtype=torch.double)
     x = torch.from_numpy(scores.scores).double()[:, None]
     found = torch.nn.functional.conv_transpose2d(x, torch.outer(line, line)[None, None], stride=scores.window.stride)
     (top, left), (height, width) = scores.offset, scores.size

@@ -21,7 +21,7 @@ from fullconv.data.dataset import Sample
 from fullconv.datasets.open_dataset import open_dataset
 from fullconv.labels import LabelSpace
 from fullconv.profiling import process_memory
-from fullconv.profiling.tensor_ledger import LARGE, Ledger
+from fullconv.profiling.memory_model import LARGE, Ledger
 from fullconv.training import batch_sizes
 from fullconv.training import memory_plan as planning
 from fullconv.training.dry_run import seconds_of_batch, tally, untouched
@@ -261,7 +261,7 @@ def test_what_a_convolution_takes_inside_is_in_the_ledger():
     code = """
         import torch
         from fullconv.profiling import process_memory as memory
-        from fullconv.profiling.tensor_ledger import Ledger
+        from fullconv.profiling.memory_model import Ledger
 
         def step(size, kernel):
             layer = torch.nn.Conv2d(512, 4096, kernel, padding=1).to(memory_format=torch.channels_last)

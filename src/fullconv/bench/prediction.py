@@ -38,7 +38,7 @@ from fullconv.optimize.compiled import PRECISIONS, CompiledModel, installed
 from fullconv.optimize.fold_batchnorm import folded
 from fullconv.optimize.size_specialization import specialize_for_size
 from fullconv.profiling import process_memory
-from fullconv.profiling.graph_cost import cost
+from fullconv.profiling.graph_cost import flops_by_part, peak_bytes
 
 PLAIN = "plain eager"
 """The way that all others are compared with: every layer as it is, dense transposed convolutions, all scores; in a
@@ -125,7 +125,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _gflop(net: FCN, size: Size) -> float:
-    return round(cost(net, *size).flops / 1e9, 1)
+    return round(2 * sum(flops_by_part(net, *size).values()) / 1e9, 1)
 
 
 def _measured(
@@ -133,7 +133,7 @@ def _measured(
 ) -> list[dict[str, Any]]:
     x = random_input(net, size)
     found: dict[str, tuple[Way, str]] = {}
-    room = ROOM * cost(net, *size).peak_bytes
+    room = ROOM * peak_bytes(net, *size)
     for name, precision, make in ways(net, x, threads, compiler, others):
         if name != PLAIN and process_memory.available() < room:  # all ways stay in memory, as they take turns
             left = process_memory.format_bytes(process_memory.available())

@@ -31,7 +31,7 @@ _NOWHERE: Fill = (), 0  # of a view that does not reach outside
 
 def outside(convention: InputConvention, ignore_index: int) -> Fill:
     """The mean colour of the weights, so that the net sees zeros outside the image, and void."""
-    color = convention.mean[:3] if convention.order == "rgb" else convention.mean[2::-1]
+    color = [convention.mean[channel] for channel in convention.channels[:3]]
     return (*color, *convention.mean[3:]), ignore_index
 
 

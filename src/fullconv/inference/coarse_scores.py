@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.geometry import Window
+from fullconv import geometry
+from fullconv.geometry import Window, bilinear_line
 
 PIXEL = Window(1)
 """The window of scores that are at full resolution already."""
@@ -117,23 +118,10 @@ class CoarseScores:
             blocks[y - top, x - left] = found.reshape(-1, factor, factor)
 
 
-def bilinear_line(taps: int) -> NDArray[np.float32]:
-    """The (taps,) bilinear kernel on one axis: Caffe's filler, and the authors' ``upsample_filt``.
-
-    >>> bilinear_line(4).tolist(), bilinear_line(3).tolist()
-    ([0.25, 0.75, 0.75, 0.25], [0.5, 1.0, 0.5])
-    """
-    factor = (taps + 1) // 2
-    centre = factor - 1 if taps % 2 else factor - 0.5
-    return (1 - np.abs(np.arange(taps) - centre) / factor).astype(np.float32)
-
-
 def upsampling_matrix(window: Window, cells: int, offset: int, pixels: int) -> NDArray[np.float32]:
-    """The (pixels, cells) matrix that upsamples one axis and crops it: the pixels from `offset` on.
-
-    Row j holds the kernel's taps on the cells that pixel j + offset sees; at most two are not zero.
-    """
-    tap = np.arange(offset, offset + pixels)[:, None] - window.stride * np.arange(cells)[None]
-    inside = (tap >= 0) & (tap < window.kernel)
-    found = bilinear_line(window.kernel)[np.where(inside, tap, 0)]
-    return np.where(inside, found, np.float32(0))
+    """The (pixels, cells) matrix that upsamples one axis and crops it: the pixels from `offset` on."""
+    line = np.array(bilinear_line(window.kernel), np.float32)
+    matrix: NDArray[np.float32] = geometry.upsampling_matrix(
+        window, np.arange(cells), np.arange(offset, offset + pixels), line
+    )
+    return matrix

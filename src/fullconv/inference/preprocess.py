@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,9 +63,6 @@ def to_input(image: Image, convention: InputConvention) -> NDArray[np.float32]:
     >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).ravel().tolist()
     [-1.0, -2.0, 252.0]
     """
-    order = range(image.shape[2]) if convention.order == "rgb" else [2, 1, 0, *range(3, image.shape[2])]
-    x = np.empty((1, image.shape[2], *image.shape[:2]), np.float32)
-    for channel, source in enumerate(order):
-        np.subtract(image[:, :, source], np.float32(convention.mean[channel]), out=x[0, channel])
-        x[0, channel] /= np.float32(convention.std[channel])
+    x = np.empty((1, len(convention.mean), *image.shape[:2]), np.float32)
+    convention.normalize(image[None], x, partial(np.array, dtype=np.float32))
     return np.nan_to_num(x, copy=False, nan=0.0, posinf=0.0, neginf=0.0) if image.dtype.kind == "f" else x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -18,10 +20,7 @@ def to_input(images: Tensor, convention: InputConvention) -> Tensor:
     >>> to_input(red, InputConvention("bgr", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))).flatten()
     tensor([ -1.,  -2., 252.])
     """
-    channels = images.permute(0, 3, 1, 2)
-    if convention.order == "bgr":
-        channels = torch.cat([channels[:, :3].flip(1), channels[:, 3:]], 1)
-    mean = torch.tensor(convention.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(convention.std, device=images.device).view(1, -1, 1, 1)
-    x = (channels.float() - mean) / std
+    size = len(images), len(convention.mean), *images.shape[1:3]
+    x = torch.empty(size, device=images.device).contiguous(memory_format=torch.channels_last)
+    convention.normalize(images, x, partial(torch.tensor, device=images.device))
     return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) if images.is_floating_point() else x

@@ -13,7 +13,8 @@ from fullconv.errors import UsageError
 from fullconv.models.backbones.registry import backbone
 from fullconv.models.convolutionalize import Conversion, convolutionalize, decapitate
 from fullconv.models.fcn import FCN
-from fullconv.models.trace import Trace, node_names, walk
+from fullconv.models.graph import give, node_names
+from fullconv.models.trace import Trace, walk
 from fullconv.models.variants import (
     dilate_last_pool,
     enlarge_last_pool,
@@ -130,16 +131,8 @@ def choose_features(graph_module: fx.GraphModule, trace: Trace, stride: int, sta
 
 def give_features(graph_module: fx.GraphModule, features: Sequence[str]) -> None:
     """Makes the graph give the named features as a tuple, and takes out what none of them needs."""
-    names = node_names(graph_module.graph)
-    nodes = {name: node for node, name in names.items()}
-    output = next(node for node in graph_module.graph.nodes if node.op == "output")
-    output.args = (tuple(nodes[feature] for feature in features),)
-    for node in reversed(list(graph_module.graph.nodes)):
-        if node.op not in ("output", "placeholder") and not node.users:
-            graph_module.graph.erase_node(node)
-    graph_module.delete_all_unused_submodules()
-    graph_module.graph.lint()
-    graph_module.recompile()
+    nodes = {name: node for node, name in node_names(graph_module.graph).items()}
+    give(graph_module, tuple(nodes[feature] for feature in features))
 
 
 __all__ = ["FCN", "build", "build_classifier", "convolutionalize", "walk"]

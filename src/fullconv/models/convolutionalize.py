@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from fullconv.errors import UsageError
+from fullconv.models.graph import bypass, finish, give, layers_of, shared_copy
 from fullconv.models.surgery import (
     Change,
     ConversionError,
@@ -76,9 +77,7 @@ def convolutionalize(
     for node in list(graph_module.graph.nodes):
         surgery.exchange(node)
     surgery.finish()
-    graph_module.graph.lint()
-    graph_module.recompile()
-    graph_module.train(classifier.training)
+    finish(graph_module, drop_unused=False).train(classifier.training)
     try:
         trace = walk(graph_module, channels)
     except UsageError as problem:
@@ -99,33 +98,20 @@ def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
     pool "is dropped"). The output of the trunk is what the class scores were computed from (for VGG16: fc7 after its
     dropout).
     """
-    trunk = fx.GraphModule(dense, copy.deepcopy(dense.graph))
-    graph = trunk.graph
-    weighted = [
-        node
-        for node in graph.nodes
-        if node.op == "call_module"
-        and any(True for _ in trunk.get_submodule(str(node.target)).parameters(recurse=False))
-    ]
+    trunk = shared_copy(dense)
+    weighted = [node for node, layer in layers_of(trunk) if any(True for _ in layer.parameters(recurse=False))]
     if not weighted:
         raise ConversionError("the classifier has no layer with weights: nothing to take the features from")
-    scores = weighted[-1]
-    output = next(node for node in graph.nodes if node.op == "output")
-    output.args = (scores.all_input_nodes[0],)
-    for node in reversed(list(graph.nodes)):
-        if node.op != "output" and not node.users:
-            if node.op == "placeholder":
-                raise ConversionError(
-                    f"layer '{scores.target}': it is the only layer with weights; an FCN needs features below it"
-                )
-            graph.erase_node(node)
-    for node in list(graph.nodes):
-        if node.op == "call_module" and str(node.target) in conversion.pools:
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            graph.erase_node(node)
-    trunk.delete_all_unused_submodules()
-    trunk.recompile()
-    return trunk
+    features = weighted[-1].all_input_nodes[0]
+    if features.op == "placeholder":
+        raise ConversionError(
+            f"layer '{weighted[-1].target}': it is the only layer with weights; an FCN needs features below it"
+        )
+    give(trunk, features)
+    for node, _ in list(layers_of(trunk)):
+        if str(node.target) in conversion.pools:
+            bypass(node)
+    return finish(trunk)
 
 
 __all__ = [

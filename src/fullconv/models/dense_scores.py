@@ -31,11 +31,11 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.geometry import AxisMap, Window
+from fullconv.models.graph import finish, free_name, kind_name, layer_of, node_names
 from fullconv.models.trace import (
     Feature,
     Trace,
     Windows,
-    node_names,
     pool_windows,
     symbolic_trace,
     walk,
@@ -135,16 +135,15 @@ def _filters(graph_module: fx.GraphModule, trace: Trace) -> list[tuple[fx.Node, 
     for node, name in node_names(graph_module.graph).items():
         if trace.windows.get(name, POINT) == POINT:
             continue
-        layer = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        layer = layer_of(graph_module, node)
         if isinstance(layer, nn.ConvTranspose2d):
             raise UsageError(
                 f"layer '{name}' (ConvTranspose2d): it is an upsampling, which has no rarefied form; "
                 "rarefy the net below it"
             )
         if not isinstance(layer, Filter):
-            kind = type(layer).__name__ if layer is not None else getattr(node.target, "__name__", node.target)
             raise UsageError(
-                f"layer '{name}' ({kind}): no rarefied form of it is known; "
+                f"layer '{name}' ({kind_name(node, layer)}): no rarefied form of it is known; "
                 "write it as a Conv2d, MaxPool2d or AvgPool2d module"
             )
         found.append((node, name, layer))
@@ -205,13 +204,11 @@ def rarefy(net: nn.Module, stride: int = 1, channels: int = 3) -> fx.GraphModule
         place = target, (rows, columns)
         if place not in places:  # a module that is called twice may need two dilations: two places, one weight
             first = all(target != other for other, _ in places)
-            places[place] = target if first else _free_name(graph_module, target)
+            places[place] = target if first else free_name(graph_module, target)
             same = (rows, columns) == windows
             graph_module.add_submodule(places[place], layer if same else with_windows(layer, rows, columns))
         node.target = places[place]
-    graph_module.graph.lint()
-    graph_module.recompile()
-    return graph_module
+    return finish(graph_module, drop_unused=False)
 
 
 def _check_stride(stride: int, output: Feature) -> None:
@@ -220,11 +217,6 @@ def _check_stride(stride: int, output: Feature) -> None:
         divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
         own = " by ".join(str(s) for s in dict.fromkeys((output.rows.stride, output.columns.stride)))
         raise UsageError(f"stride {stride}: it does not divide the net's stride, {own}; One of: {divisors}")
-
-
-def _free_name(graph_module: fx.GraphModule, target: str) -> str:
-    taken = {name for name, _ in graph_module.named_modules(remove_duplicate=False)}
-    return next(name for n in itertools.count(2) if (name := f"{target}_{n}") not in taken)
 
 
 def shift_and_stitch(net: nn.Module, image: Tensor, factor: int | None = None) -> Tensor:

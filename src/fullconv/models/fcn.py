@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.config import ModelConfig
 from fullconv.geometry import AxisMap, GeometryError
-from fullconv.models.alignment import least_margin, plan_joins
+from fullconv.models.alignment import Join, least_margin, plan_joins
 from fullconv.models.trace import Trace
 from fullconv.models.upsample import Upsample
 
@@ -27,6 +28,41 @@ STREAMS = ("color", "hha")
 
 TASKS = {"semantic": "sem", "geometric": "geo"}
 """The two tasks of SIFT Flow, and how the layers of their heads are told apart in the released nets."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A head step: score one feature by a 1x1 convolution in every stream, and average or sum the streams.
+
+    level: the index of the feature, 0 for the coarsest; its values are multiplied by ``skip_scale ** level`` first.
+    """
+
+    name: str
+    feature: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Upscore:
+    """A head step: upsample the scores `source` and crop them to the grid of `onto`, other scores or ``image``."""
+
+    name: str
+    source: str
+    onto: str
+    join: Join
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """A head step: crop the scores `skip` of a finer feature to the upsampled ones and add, or take the maximum."""
+
+    name: str
+    upscore: str
+    skip: str
+    join: Join
+
+
+HeadStep = Score | Upscore | Fuse
 
 
 class FCN(nn.Module):
@@ -50,19 +86,19 @@ class FCN(nn.Module):
         self.fuse = {"sum": operator.add, "max": torch.maximum}[config.fuse]
         self.stream_weight = 0.5 if config.late_fusion == "average" else 1.0
         self.streams = ("",) if config.late_fusion == "none" else tuple(f"_{stream}" for stream in STREAMS)
-        classes = {"semantic": config.num_classes, "geometric": config.geometric_classes}
         self.tasks = {"semantic": ""} if not config.geometric_classes else {t: f"_{end}" for t, end in TASKS.items()}
+        self.classes = dict(zip(self.tasks, (config.num_classes, config.geometric_classes or 0), strict=False))
 
         grids = [trace[name].axis for name in features]
         self.margin = least_margin(trace, features)
         self.joins = plan_joins([AxisMap(grid.stride, grid.start - self.margin.before, grid.field) for grid in grids])
         self.score_names, self.upscore_names = _layer_names(grids, whole=config.levels == "all")
+        self.head = self._head_steps()
 
         for number, stream in enumerate(self.streams):
             self.add_module(f"backbone{stream}", copy.deepcopy(backbone) if number else backbone)
         for task, end in self.tasks.items():
-            outputs = classes[task]
-            assert outputs is not None
+            outputs = self.classes[task]
             for score, feature in zip(self.score_names, features, strict=True):
                 for stream in self.streams:
                     self.add_module(f"{score}{stream}{end}", _zero_score(trace[feature].channels, outputs))
@@ -76,6 +112,11 @@ class FCN(nn.Module):
     def stride(self) -> int:
         """The stride of the finest scores: 8 for FCN-8s."""
         return int(self.trace[self.features[-1]].axis.stride)
+
+    @property
+    def scores(self) -> str:
+        """The name of the head step that gives the finest scores, those of `coarse`."""
+        return self.head[-2].name
 
     @property
     def learned_end(self) -> bool:
@@ -107,37 +148,78 @@ class FCN(nn.Module):
         streams = [self.get_submodule(f"backbone{s}")(part) for s, part in zip(self.streams, parts, strict=True)]
         return {task: self.decode(streams, end) for task, end in self.tasks.items()}
 
-    def decode(self, streams: Sequence[tuple[Tensor, ...]], task: str) -> Tensor:
-        """From the features of each stream to the finest scores of one task: score, upsample, crop, fuse (section
-        4.2).
+    def _head_steps(self) -> tuple[HeadStep, ...]:
+        """Return the steps of the head in order: all that `forward` does behind the trunk, for one task.
+
+        The coarsest feature is scored; each finer one is scored, the scores so far are upsampled and cropped onto it,
+        and both are fused; the last step brings the scores to the image (section 4.2). Every result is used once.
         """
-        scores = self.score(0, streams, task)
-        for level, join in enumerate(self.joins[:-1], start=1):
-            skip = self.score(level, streams, task)
-            rows, columns = (join.size(s, f) for s, f in zip(scores.shape[2:], skip.shape[2:], strict=True))
-            upscore = self.get_submodule(self.upscore_names[level - 1] + task)
-            upsampled = upscore(scores, join.crop_scores, rows, columns)
-            scores = self.fuse(upsampled, crop(skip, join.crop_skip, rows, columns))
-        return scores
+        scores = self.score_names[0]
+        steps: list[HeadStep] = [Score(scores, self.features[0], 0)]
+        for level, skip in enumerate(self.score_names[1:], start=1):
+            join, upscore, fused = self.joins[level - 1], self.upscore_names[level - 1], skip.replace("score", "fuse")
+            steps += [
+                Score(skip, self.features[level], level),
+                Upscore(upscore, scores, skip, join),
+                Fuse(fused, upscore, skip, join),
+            ]
+            scores = fused
+        return *steps, Upscore(self.upscore_names[-1], scores, "image", self.joins[-1])
+
+    def head_sizes(self, features: Mapping[str, int], pixels: int) -> dict[str, int]:
+        """Return the size of every head step's result on one axis, by name, from the sizes of the trunk's features
+        (`Trace.sizes`) and of the image without its margin.
+        """
+        sizes = {"image": pixels}
+        for step in self.head:
+            if isinstance(step, Score):
+                sizes[step.name] = features[step.feature]
+            elif isinstance(step, Upscore):
+                sizes[step.name] = step.join.size(sizes[step.source], sizes[step.onto])
+            else:
+                sizes[step.name] = sizes[step.upscore]
+        return sizes
+
+    def decode(self, streams: Sequence[tuple[Tensor, ...]], task: str) -> Tensor:
+        """Run all head steps but the last: from the features of each stream to the finest scores of one task."""
+        values: dict[str, Tensor] = {}
+        for step in self.head[:-1]:
+            if isinstance(step, Score):
+                values[step.name] = self.score(step, [features[step.level] for features in streams], task)
+            elif isinstance(step, Upscore):
+                rows, columns = map(step.join.size, values[step.source].shape[2:], values[step.onto].shape[2:])
+                values[step.name] = self.upsample(step, values.pop(step.source), rows, columns, task)
+            else:
+                values[step.name] = self.fused(step, values.pop(step.upscore), values.pop(step.skip))
+        return values.popitem()[1]
 
     def to_image(self, task: str, scores: Tensor, height: int, width: int) -> Tensor:
         """The logits of one task from its finest scores, at the size of the image."""
-        logits: Tensor = self.get_submodule(self.upscore_names[-1] + self.tasks[task])(
-            scores, self.joins[-1].crop_scores, height, width
-        )
-        return logits
+        step = self.head[-1]
+        assert isinstance(step, Upscore)
+        return self.upsample(step, scores, height, width, self.tasks[task])
 
-    def score(self, level: int, streams: Sequence[tuple[Tensor, ...]], task: str) -> Tensor:
-        """The class scores of one stride; of two streams, their average (as released) or sum (as printed).
+    def score(self, step: Score, features: Sequence[Tensor], task: str) -> Tensor:
+        """The class scores of one feature; of two streams, their average (as released) or sum (as printed).
 
         The feature of the n-th skip is multiplied by ``skip_scale ** n`` first: the at-once net's 0.01 and 0.0001.
         """
-        scale = self.config.skip_scale**level
+        scale = self.config.skip_scale**step.level
         found: list[Tensor] = []
-        for stream, features in zip(self.streams, streams, strict=True):
-            feature = features[level] * scale if scale != 1 else features[level]
-            found.append(self.get_submodule(f"{self.score_names[level]}{stream}{task}")(feature))
+        for stream, feature in zip(self.streams, features, strict=True):
+            scaled = feature * scale if scale != 1 else feature
+            found.append(self.get_submodule(f"{step.name}{stream}{task}")(scaled))
         return found[0] if len(found) == 1 else self.stream_weight * found[0] + self.stream_weight * found[1]
+
+    def fused(self, step: Fuse, upsampled: Tensor, skip: Tensor) -> Tensor:
+        """The sum, or the maximum, of upsampled scores and those of a finer feature, cropped to their size."""
+        fused: Tensor = self.fuse(upsampled, crop(skip, step.join.crop_skip, *upsampled.shape[2:]))
+        return fused
+
+    def upsample(self, step: Upscore, scores: Tensor, height: int, width: int, task: str) -> Tensor:
+        """Scores on a finer grid, cropped to `height` x `width` cells."""
+        upscores: Tensor = self.get_submodule(f"{step.name}{task}")(scores, step.join.crop_scores, height, width)
+        return upscores
 
 
 def crop(x: Tensor, offset: int, height: int, width: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
+from fullconv.models.graph import bypass, erase_dead, kind_name, layer_of, replace, works_in_place
 from fullconv.models.trace import POINTWISE
 
 
@@ -164,7 +165,7 @@ class Surgery:
         if not node.all_input_nodes or node.op == "output":
             return
         source = node.all_input_nodes[0]
-        layer = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        layer = layer_of(self.graph_module, node)
         if (turned := _turn(node, self.shapes)) is not None:
             self.turns.append(node)
             if turned == ROWS_FIRST:
@@ -177,8 +178,8 @@ class Surgery:
             self.batch_norm(node, layer, source)
         elif _is_flatten(node, layer, self.shapes):
             self.spatial[source] = self.shapes[source]
-            self.record(node, layer, _kind(node, layer), "nothing")
-            self.bypass(node, source)
+            self.record(node, layer, kind_name(node, layer), "nothing")
+            bypass(node, source)
         elif isinstance(layer, nn.Linear):
             self.linear(node, layer, source)
         elif _is_pool_to_a_size(node, layer):
@@ -189,17 +190,13 @@ class Surgery:
     def finish(self) -> None:
         """What could only be taken out when all layers were exchanged."""
         for node in self.turns:
-            self.bypass(node, node.all_input_nodes[0])
-        drop_dead(self.graph)
+            bypass(node)
+        # The sizes that a ``view`` asked for, checks, views that became a layer; what works in place has an effect.
+        erase_dead(self.graph, lambda n: n.op in ("call_function", "call_method") and not works_in_place(n))
 
     def record(self, node: fx.Node, layer: nn.Module | None, was: str, became: str) -> None:
         """Note a change under the layer's name."""
         self.changes.append(Change(_name(node, layer), was, became))
-
-    def bypass(self, node: fx.Node, source: fx.Node) -> None:
-        """Take a node out; what used it uses its source."""
-        node.replace_all_uses_with(source)
-        self.graph.erase_node(node)
 
     def linear(self, node: fx.Node, layer: nn.Linear, source: fx.Node) -> None:
         """A fully connected layer over a flattened map becomes the convolution that covers the map."""
@@ -225,26 +222,21 @@ class Surgery:
             self.record(node, layer, f"Linear {layer.in_features} -> {layer.out_features} at each cell", "Conv2d, 1x1")
         elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
             norm = LayerNorm2d(layer.normalized_shape, layer.eps, layer.elementwise_affine, layer.bias is not None)
-            norm.load_state_dict(layer.state_dict())
-            like = next(layer.parameters(), torch.zeros(()))
-            self.graph_module.set_submodule(name, norm.to(device=like.device, dtype=like.dtype))
+            self.norm(name, layer, norm)
             self.record(node, layer, "LayerNorm at each cell", "the same, channels first")
         elif not isinstance(layer, POINTWISE):
             raise ConversionError(
-                f"layer '{name}' ({_kind(node, layer)}): it works on rows before channels; no dense form of it is known"
+                f"layer '{name}' ({kind_name(node, layer)}): it works on rows before channels; no dense form is known"
             )
         self.rows_first.add(node)
 
     def shuffle(self, node: fx.Node, groups: int) -> None:
         """Channels dealt out to other places by view, transpose and view (ShuffleNet) become one layer."""
         first = _back(_back(node))
-        name = f"{node.name}_shuffle"
-        self.graph_module.add_submodule(name, nn.ChannelShuffle(groups))
-        with self.graph.inserting_after(node):
-            new = self.graph.call_module(name, (first.all_input_nodes[0],))
-        self.shapes[new] = self.shapes[node]
         self.record(node, None, "view, transpose, view", f"ChannelShuffle of {groups} groups")
-        self.bypass(node, new)
+        shuffle, name = nn.ChannelShuffle(groups), f"{node.name}_shuffle"
+        new = replace(self.graph_module, node, name, shuffle, first.all_input_nodes[0])
+        self.shapes[new] = self.shapes[node]
 
     def batch_norm(self, node: fx.Node, layer: nn.BatchNorm1d, source: fx.Node) -> None:
         """A batch norm over a list of numbers is one over the channels of a map of 1x1 cells."""
@@ -255,20 +247,24 @@ class Surgery:
                 "fold it into the Linear before or after it"
             )
         norm = nn.BatchNorm2d(channels, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-        norm.load_state_dict(layer.state_dict())
-        like = next(layer.parameters(), torch.zeros(()))
-        self.graph_module.set_submodule(str(node.target), norm.to(device=like.device, dtype=like.dtype))
+        self.norm(str(node.target), layer, norm)
         self.record(node, layer, f"BatchNorm1d of {channels}", f"BatchNorm2d of {channels}")
         self.spatial[node] = self.spatial[source]
+
+    def norm(self, name: str, layer: nn.Module, norm: nn.Module) -> None:
+        """Put a norm with the numbers of another in its place."""
+        norm.load_state_dict(layer.state_dict())
+        like = next(layer.parameters(), torch.zeros(()))
+        self.graph_module.set_submodule(name, norm.to(device=like.device, dtype=like.dtype))
 
     def pool(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
         """A pool to a given size: nothing where the map has that size, else the pool as large as the native map."""
         before, after = self.shapes[source], self.shapes[node]
         goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
-        kind, side = _kind(node, layer), f"{goal[0]}x{goal[1]}"
+        kind, side = kind_name(node, layer), f"{goal[0]}x{goal[1]}"
         if goal == tuple(before[2:]) and goal != (1, 1):
             self.record(node, layer, f"{kind} to {side}", "nothing (the map has that size already)")
-            self.bypass(node, source)
+            bypass(node, source)
             return
         if goal != (1, 1):
             raise ConversionError(
@@ -282,32 +278,17 @@ class Surgery:
         became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
         self.record(node, layer, f"{kind} over the whole map", became)
         name = str(node.target) if layer is not None else f"{node.name}_pool"
-        self.graph_module.add_submodule(name, dense)
         self.pools.append(name)
-        with self.graph.inserting_after(node):
-            new = self.graph.call_module(name, (source,))
+        new = replace(self.graph_module, node, name, dense, source)
         self.shapes[new] = torch.Size((*before[:2], 1, 1))
         if len(after) == 2:  # a mean over the map flattens too
             self.spatial[new] = self.shapes[new]
-        self.bypass(node, new)
 
 
 def _name(node: fx.Node, layer: nn.Module | None) -> str:
     return str(node.target) if layer is not None else node.name
 
 
-def _kind(node: fx.Node, layer: nn.Module | None) -> str:
-    return type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
-
-
 def _is_pool_to_a_size(node: fx.Node, layer: nn.Module | None) -> bool:
     adaptive = isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
     return adaptive or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node)
-
-
-def drop_dead(graph: fx.Graph) -> None:
-    """Removes what nothing uses any more: the sizes that a ``view`` asked for, checks, views that became a layer."""
-    for node in reversed(list(graph.nodes)):
-        in_place = str(getattr(node.target, "__name__", node.target)).endswith("_")
-        if node.op in ("call_function", "call_method") and not node.users and not in_place:
-            graph.erase_node(node)

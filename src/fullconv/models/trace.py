@@ -8,7 +8,7 @@ affine map (a fully connected layer, a global pooling, attention) is refused by 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window
+from fullconv.models.graph import features_of, kind_name, layer_of, node_names
 
 Windows = tuple[Window, Window]
 """The windows of one layer on the rows and on the columns."""
@@ -88,6 +89,17 @@ def _(layer: nn.ConvTranspose2d) -> Windows:
         for a in (0, 1)
     )  # fmt: skip
     return rows, columns
+
+
+def _padding(pads: Sequence[int]) -> Windows:
+    """The windows of constants (or, below 0, a cut) at the left, right, top and bottom."""
+    left, right, top, bottom = pads
+    return Window(1, padding=top, after=bottom), Window(1, padding=left, after=right)
+
+
+@windows_of.register(nn.ConstantPad2d)
+def _(layer: nn.ConstantPad2d) -> Windows | None:
+    return None if _changed(layer, nn.ConstantPad2d) else _padding(layer.padding)
 
 
 def pool_windows(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows:
@@ -209,24 +221,56 @@ def _pools_as_layers(graph_module: fx.GraphModule) -> fx.GraphModule:
     return graph_module
 
 
-def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
-    """The name of every node: the module's own for layers (``pool4``), fx's for functions (``add_1``)."""
-    names: dict[fx.Node, str] = {}
-    for node in graph.nodes:
-        name = str(node.target) if node.op == "call_module" else node.name
-        names[node] = name if name not in names.values() else node.name
-    return names
+KINDS = {
+    nn.Conv2d: "convolution",
+    nn.ConvTranspose2d: "transposed",
+    nn.MaxPool2d: "max",
+    nn.AvgPool2d: "average",
+    nn.ConstantPad2d: "pad",
+}
+"""The kinds of layers that are more than point-wise."""
 
 
-def _unknown(name: str, what: str) -> GeometryError:
-    return GeometryError(
-        f"layer '{name}' ({what}): it has no affine map from output to input cells; "
-        "convolutionalize the net first, or leave it out"
-    )
+@dataclass(frozen=True)
+class Operation:
+    """What a node of a graph does to the features that it reads.
+
+    kind: one of `KINDS`, or ``image``, ``pointwise``, ``sum`` (of features, and other arithmetic cell by cell),
+    ``concatenation`` or ``split`` (into equal parts of the channels, or one of them). layer: the module it calls.
+    """
+
+    kind: str
+    windows: Windows = (Window(1), Window(1))
+    layer: nn.Module | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it computes what torch's own layer of this kind does in evaluation mode, not what a subclass may."""
+        if self.kind in KINDS.values():
+            return self.layer is None or type(self.layer) in KINDS
+        return self.layer is None or (isinstance(self.layer, POINTWISE) and not self.layer.training)
 
 
-def _channels(layer: nn.Module, incoming: int | None) -> int | None:
-    return layer.out_channels if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) else incoming
+def operation_of(graph_module: fx.GraphModule, node: fx.Node) -> Operation | None:
+    """Return what a node does; None for one that has no affine map from output to input cells."""
+    layer, sources = layer_of(graph_module, node), len(features_of(node))
+    if node.op == "placeholder":
+        return Operation("image")
+    if layer is not None:
+        windows = windows_of(layer)
+        kind = next((kind for base, kind in KINDS.items() if isinstance(layer, base)), "pointwise")
+        return Operation(kind, windows, layer) if windows is not None and sources == 1 else None
+    if sources == 1 and _splits(node):
+        return Operation("split")
+    if sources == 1 and node.target is F.pad:
+        pads: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
+        mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+        return Operation("pad", _padding(pads)) if mode == "constant" and len(pads) == 4 else None
+    if node.target in POINTWISE_CALLS and sources == 1:
+        return Operation("pointwise")
+    if is_concat(node) and sources:
+        return Operation("concatenation")
+    return Operation("sum") if node.target in SUMS and sources else None
 
 
 def walk(net: nn.Module, channels: int = 3) -> Trace:
@@ -241,51 +285,57 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
     graph_module = net if isinstance(net, fx.GraphModule) else symbolic_trace(net)
     names = node_names(graph_module.graph)
     trace = Trace({}, {}, {})
-    one = Window(1), Window(1)
     for node in graph_module.graph.nodes:
-        name = names[node]
-        sources = [trace[names[source]] for source in node.all_input_nodes if names[source] in trace.features]
         if node.op in ("output", "get_attr"):
             continue  # a parameter by itself (a scale per channel) is no feature
-        if node.op == "placeholder":
-            feature, windows = Feature(name, IMAGE, IMAGE, channels), one
-        elif node.op == "call_module":
-            layer = graph_module.get_submodule(str(node.target))
-            found = windows_of(layer)
-            if found is None or len(sources) != 1:
-                raise _unknown(name, type(layer).__name__)
-            source, windows = sources[0], found
-            rows, columns = source.rows.then(windows[0]), source.columns.then(windows[1])
-            feature = Feature(name, rows, columns, _channels(layer, source.channels))
-        elif len(sources) == 1 and (share := _share_of_channels(node, sources[0].channels)) is not None:
-            feature, windows = Feature(name, sources[0].rows, sources[0].columns, share or None), one
-        elif node.target in POINTWISE_CALLS and len(sources) == 1:
-            feature, windows = Feature(name, sources[0].rows, sources[0].columns, sources[0].channels), one
-        elif (node.target in SUMS or is_concat(node)) and sources:
-            feature, windows = _join(name, sources, concat=is_concat(node)), one
+        name, operation = names[node], operation_of(graph_module, node)
+        if operation is None:
+            raise GeometryError(
+                f"layer '{name}' ({kind_name(node, layer_of(graph_module, node))}): it has no affine map from output "
+                "to input cells; convolutionalize the net first, or leave it out"
+            )
+        sources = [trace[names[source]] for source in features_of(node)]
+        if sources:
+            rows, columns = _grid(name, sources)
+            rows, columns = rows.then(operation.windows[0]), columns.then(operation.windows[1])
+            trace.features[name] = Feature(name, rows, columns, _channels(node, operation, sources))
         else:
-            raise _unknown(name, getattr(node.target, "__name__", str(node.target)))
-        trace.features[name], trace.windows[name] = feature, windows
+            trace.features[name] = Feature(name, IMAGE, IMAGE, channels)
+        trace.windows[name] = operation.windows
         trace.sources[name] = tuple(source.name for source in sources)
     return trace
 
 
-def _share_of_channels(node: fx.Node, channels: int | None) -> int | None:
-    """The channels of one part, where a node deals the channels out or takes one part; 0 where they are not known,
-    None for another node.
-    """
+def _grid(name: str, sources: list[Feature]) -> tuple[AxisMap, AxisMap]:
+    """The maps that all sources share."""
+    rows, columns = sources[0].rows, sources[0].columns
+    try:
+        for source in sources[1:]:
+            rows, columns = rows.joined(source.rows), columns.joined(source.columns)
+    except GeometryError as problem:
+        raise GeometryError(f"layer '{name}' joins {' and '.join(s.name for s in sources)}: {problem}") from None
+    return rows, columns
+
+
+def _channels(node: fx.Node, operation: Operation, sources: list[Feature]) -> int | None:
+    """The channels of a result; None where they are not known."""
+    channels = [source.channels for source in sources]
+    if isinstance(operation.layer, nn.Conv2d | nn.ConvTranspose2d):
+        return operation.layer.out_channels
+    if operation.kind == "concatenation":
+        return None if None in channels else sum(c for c in channels if c is not None)
+    if operation.kind != "split" or node.target is operator.getitem:
+        return channels[0]
+    parts: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", 0)
+    equal = node.target in ("chunk", torch.chunk) and isinstance(parts, int) and parts > 0
+    whole = channels[0]
+    return whole // parts if equal and whole is not None and whole % parts == 0 else None
+
+
+def _splits(node: fx.Node) -> bool:
+    """Whether a node splits the channels, or takes one part of such a split."""
     if node.target is operator.getitem:
-        source = node.all_input_nodes[0]
-        return _share_of_channels(source, channels) and (channels or 0) if _deals_out(source) else None
-    if not _deals_out(node):
-        return None
-    parts = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", 0)
-    if node.target in ("chunk", torch.chunk) and isinstance(parts, int) and parts > 0 and channels is not None:
-        return channels // parts if channels % parts == 0 else 0
-    return 0
-
-
-def _deals_out(node: fx.Node) -> bool:
+        return _splits(node.all_input_nodes[0])
     dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
     return node.target in ("chunk", "split", torch.chunk, torch.split) and dim in (1, -3)
 
@@ -296,17 +346,3 @@ def is_concat(node: fx.Node) -> bool:
         return False
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     return dim in (1, -3)
-
-
-def _join(name: str, sources: list[Feature], concat: bool) -> Feature:
-    rows, columns = sources[0].rows, sources[0].columns
-    try:
-        for source in sources[1:]:
-            rows, columns = rows.joined(source.rows), columns.joined(source.columns)
-    except GeometryError as problem:
-        raise GeometryError(f"layer '{name}' joins {' and '.join(s.name for s in sources)}: {problem}") from None
-    channels = [source.channels for source in sources]
-    if concat:
-        total = None if None in channels else sum(c for c in channels if c is not None)
-        return Feature(name, rows, columns, total)
-    return Feature(name, rows, columns, channels[0])

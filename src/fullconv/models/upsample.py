@@ -11,39 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullconv.geometry import Window
-
-
-def bilinear_line(taps: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
-    """The (taps,) bilinear kernel on one axis: Caffe's filler, and the authors' ``upsample_filt``.
-
-    >>> bilinear_line(4), bilinear_line(3)
-    (tensor([0.2500, 0.7500, 0.7500, 0.2500]), tensor([0.5000, 1.0000, 0.5000]))
-    """
-    factor = (taps + 1) // 2
-    centre = factor - 1 if taps % 2 else factor - 0.5
-    return 1 - (torch.arange(taps, dtype=dtype, device=device) - centre).abs() / factor
+from fullconv import geometry
+from fullconv.geometry import Window, bilinear_line
 
 
 def bilinear_weight(channels: int, taps: int) -> Tensor:
     """The (channels, channels, taps, taps) weight of a transposed convolution: the kernel on the diagonal, else 0."""
     weight = torch.zeros(channels, channels, taps, taps)
-    line = bilinear_line(taps)
+    line = torch.tensor(bilinear_line(taps))
     weight[range(channels), range(channels)] = torch.outer(line, line)
     return weight
 
 
 def upsampling_matrix(window: Window, cells: int, offset: int, count: int, like: Tensor) -> Tensor:
-    """The (count, cells) matrix that upsamples one axis and crops it: output cells `offset` to `offset + count`.
-
-    Row j holds the kernel's taps on the coarse cells that output cell j + offset sees; at most two are not zero.
-    """
-    output = torch.arange(offset, offset + count, device=like.device)[:, None]
-    coarse = torch.arange(cells, device=like.device)[None]
-    tap = output - window.stride * coarse
-    line = bilinear_line(window.kernel, like.dtype, like.device)
-    seen = (tap >= 0) & (tap < window.kernel)
-    return line[tap.clamp(0, window.kernel - 1)] * seen.to(line.dtype)  # a product, which exporters fold
+    """The (count, cells) matrix that upsamples one axis and crops it: output cells `offset` to `offset + count`."""
+    pixels = torch.arange(offset, offset + count, device=like.device)
+    line = torch.tensor(bilinear_line(window.kernel), dtype=like.dtype, device=like.device)
+    matrix: Tensor = geometry.upsampling_matrix(window, torch.arange(cells, device=like.device), pixels, line)
+    return matrix
 
 
 class Upsample(nn.Module):

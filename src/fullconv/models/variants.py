@@ -4,20 +4,22 @@ subsampling taken away (section 4.2).
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.models.convolutionalize import Conversion
 from fullconv.models.dense_scores import rarefy
+from fullconv.models.graph import layers_of
 from fullconv.models.trace import walk, windows_of
 
 
 def first_convolution(trunk: nn.Module) -> tuple[str, nn.Conv2d]:
     """The convolution that takes the image, and its name; `trunk` is a graph."""
     assert isinstance(trunk, fx.GraphModule)
-    for node in trunk.graph.nodes:
-        layer = trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
+    for node, layer in layers_of(trunk):
         if isinstance(layer, nn.Conv2d):
             return str(node.target), layer
     raise UsageError("the net has no convolution: it cannot take an image")
@@ -76,8 +78,8 @@ def dilate_last_pool(trunk: fx.GraphModule, channels: int) -> fx.GraphModule:
 
 def _last_strided(trunk: fx.GraphModule) -> str:
     """The name of the last layer that subsamples."""
-    for node in reversed(list(trunk.graph.nodes)):
-        windows = windows_of(trunk.get_submodule(str(node.target))) if node.op == "call_module" else None
+    for node, layer in reversed(list(layers_of(trunk))):
+        windows = windows_of(layer)
         if windows and windows[0].stride > 1 and not windows[0].transposed:
             return str(node.target)
     raise UsageError("last_pool: no layer of this net subsamples; leave it out")
@@ -85,12 +87,7 @@ def _last_strided(trunk: fx.GraphModule) -> str:
 
 def _like(conv: nn.Conv2d, weight: Tensor, kernel: tuple[int, ...]) -> nn.Conv2d:
     """A convolution with another weight and kernel, else as given."""
-    new = nn.Conv2d(
-        weight.shape[1] * conv.groups, conv.out_channels, (kernel[0], kernel[1]), conv.stride, conv.padding,  # type: ignore[arg-type]
-        conv.dilation, conv.groups, conv.bias is not None, dtype=weight.dtype, device=weight.device,  # type: ignore[arg-type]
-    )  # fmt: skip
-    with torch.no_grad():
-        new.weight.copy_(weight)
-        if conv.bias is not None and new.bias is not None:
-            new.bias.copy_(conv.bias)
+    new = copy.copy(conv)
+    new.in_channels, new.kernel_size = weight.shape[1] * conv.groups, (kernel[0], kernel[1])
+    new._parameters = {**conv._parameters, "weight": nn.Parameter(weight)}
     return new

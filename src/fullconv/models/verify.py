@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
-from fullconv.geometry import IMAGE
-from fullconv.models.trace import SUMS, Windows, is_concat, symbolic_trace, walk, windows_of
+from fullconv.geometry import Window
+from fullconv.models.trace import Operation, operation_of, symbolic_trace, walk
+
+POINT = Window(1)
 
 LARGE = 30_000_000
 """Parameters from which on the proof is done in single precision and at one place, to stay quick and small."""
@@ -147,7 +149,8 @@ class Unpadded(fx.Interpreter):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__(net if isinstance(net, fx.GraphModule) else symbolic_trace(net))
+        self.net = net if isinstance(net, fx.GraphModule) else symbolic_trace(net)
+        super().__init__(self.net)
         self.lost: dict[fx.Node, tuple[int, int]] = {}
 
     @property
@@ -163,26 +166,29 @@ class Unpadded(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """One layer, and what it has lost."""
         sources = [source for source in n.all_input_nodes if source in self.lost]
-        layer = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
-        windows = windows_of(layer) if layer is not None else None
-        if layer is not None and windows is not None and any(w.map != IMAGE for w in windows):
-            return self._without_zeros(n, sources[0], layer, windows)
+        operation = operation_of(self.net, n)
+        if operation is not None and operation.windows != (POINT, POINT):
+            return self._without_zeros(n, sources[0], operation)
         maps = [s for s in sources if isinstance(self.env[s], Tensor) and self.env[s].ndim == 4]
-        if len(maps) > 1 and (n.target in SUMS or is_concat(n)):
+        if len(maps) > 1 and operation is not None:
             self._meet(maps)
         if n.op != "get_attr":
             self.lost[n] = self.lost[maps[0] if maps else sources[0]] if sources else (0, 0)
         return super().run_node(n)
 
-    def _without_zeros(self, n: fx.Node, source: fx.Node, layer: nn.Module, windows: Windows) -> Tensor:
+    def _without_zeros(self, n: fx.Node, source: fx.Node, operation: Operation) -> Tensor:
         """The cells of a padded layer that see no zero."""
-        lost = self.lost[source]
-        first = tuple(-(-(c + w.padding) // w.stride) for c, w in zip(lost, windows, strict=True))
+        lost, windows = self.lost[source], operation.windows
+        first = tuple(max(0, -(-(c + w.padding) // w.stride)) for c, w in zip(lost, windows, strict=True))
         top, left = (f * w.stride - w.padding - c for f, w, c in zip(first, windows, lost, strict=True))
         self.lost[n] = first[0], first[1]
-        bare = copy.copy(layer)
+        x: Tensor = self.env[source][:, :, top:, left:]
+        if operation.kind == "pad":
+            return x
+        bare = copy.copy(operation.layer)
+        assert bare is not None
         bare.padding = (0, 0)  # type: ignore[assignment]
-        result: Tensor = bare(self.env[source][:, :, top:, left:])
+        result: Tensor = bare(x)
         return result
 
     def _meet(self, maps: list[fx.Node]) -> None:

@@ -17,14 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.geometry import Window
-from fullconv.models.trace import (
-    POINTWISE,
-    POINTWISE_CALLS,
-    Trace,
-    Windows,
-    is_concat,
-    node_names,
-)
+from fullconv.models.graph import call, layer_of, node_names
+from fullconv.models.trace import Trace, Windows, operation_of
 
 
 @dataclass(frozen=True)
@@ -74,15 +68,14 @@ class CellRange:
 
     def leaves(self, window: Window, source: CellRange) -> bool:
         """Whether image cells of this feature look over the border of the one that it is made of."""
-        first, last = self.begin * window.stride, (self.end - 1) * window.stride
-        return first < window.padding or last - window.padding + window.span > source.cells
+        first, last = window.seen(self.begin, self.end)
+        return first < 0 or last > source.cells
 
     def seen_by(self, window: Window, out: CellRange) -> tuple[int, int]:
         """The ring cells that a layer needs before and after the image cells of this feature, to make those of `out`;
         negative where it needs fewer than there are.
         """
-        first = out.begin * window.stride - window.padding
-        last = (out.end - 1) * window.stride - window.padding + window.span
+        first, last = window.seen(out.begin, out.end)
         return self.begin - first, last - self.end
 
     def indices(self, wide: CellRange) -> list[int]:
@@ -120,25 +113,41 @@ class PaddingPlan:
     work: float
 
 
+@dataclass(frozen=True)
+class Layers:
+    """The nodes of a trunk by name: its trace, what they are to a feature that is written above its constant (None for
+    what has no such form), and their modules.
+    """
+
+    trace: Trace
+    kinds: Mapping[str, str | None]
+    modules: Mapping[str, nn.Module | None]
+
+    @classmethod
+    def of(cls, trunk: fx.GraphModule, trace: Trace) -> Layers:
+        """The layers of a trunk that `trace` is the walk of."""
+        nodes = {name: node for node, name in node_names(trunk.graph).items() if name in trace.features}
+        kinds = {name: kind_of(trunk, node) for name, node in nodes.items()}
+        return cls(trace, kinds, {name: layer_of(trunk, node) for name, node in nodes.items()})
+
+
 def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> PaddingPlan | None:
     """The plan for an input of so many rows and columns; None where it is not worth while.
 
     Zeros around the input cost little, and shift what is computed against the windows of the pools, which then need
     no padding of their own: the least costly shift is taken.
     """
-    constants = dict(constants_of(trunk, trace))
-    nodes = {name: node for node, name in node_names(trunk.graph).items()}
-    layers = dict(trunk.named_modules())
+    constants, layers = dict(constants_of(trunk, trace)), Layers.of(trunk, trace)
 
     def found(more: Sequence[int]) -> tuple[float, CellRanges, frozenset[str]]:
-        extents = extents_of(trace, sides, more, constants, nodes, layers)
-        ring = ring_of(trace, extents, nodes, layers)
-        extents.update(_widened(trace, extents, ring, nodes, layers))
-        return _work(trace, extents, ring, nodes, layers), extents, ring
+        extents = extents_of(layers, sides, more, constants)
+        ring = ring_of(layers, extents)
+        extents.update(_widened(layers, extents, ring))
+        return _work(layers, extents, ring), extents, ring
 
     more = [0, 0, 0, 0]  # above, below, left, right
     work, extents, ring = found(more)
-    plain = _work(trace, extents, frozenset(), nodes, layers)
+    plain = _work(layers, extents, frozenset())
     period = max((int(trace[name].axis.stride) for name in ring), default=1)
     if work > WORTH * plain or period == 1:
         return None
@@ -151,66 +160,46 @@ def plan_for(trunk: fx.GraphModule, trace: Trace, sides: tuple[int, int]) -> Pad
 
 def constants_of(trunk: fx.GraphModule, trace: Trace) -> Iterator[tuple[str, Tensor]]:
     """The vector that each feature is of an endless image of zeros, (1, C, 1, 1); features without one are left out."""
-    layers, names = dict(trunk.named_modules()), node_names(trunk.graph)
-    known: dict[fx.Node, Any] = {}
+    names, known = node_names(trunk.graph), dict[fx.Node, Any]()
     weight = next(trunk.parameters())
     with torch.no_grad():
         for node in trunk.graph.nodes:
-            kind = kind_of(node, layers)
+            kind, layer = kind_of(trunk, node), layer_of(trunk, node)
             if node.op == "placeholder":
                 known[node] = weight.new_zeros(1, trace[names[node]].channels or 3, 1, 1)
             elif kind is None or any(source not in known for source in node.all_input_nodes):
                 continue
-            elif kind == "convolution":
-                known[node] = _constant(layers[str(node.target)], known[node.args[0]])
+            elif isinstance(layer, nn.Conv2d):
+                everywhere = known[node.args[0]].expand(-1, -1, *layer.kernel_size)
+                known[node] = F.conv2d(everywhere, layer.weight, layer.bias, groups=layer.groups)
             elif kind in ("max", "average"):
                 known[node] = known[node.args[0]]
             else:
-                known[node] = _call(node, layers, lambda source: known[source].clone())  # some layers work in place
+                known[node] = call(trunk, node, lambda source: known[source].clone())  # some layers work in place
             yield names[node], known[node]
 
 
-def _constant(layer: nn.Module, constant: Tensor) -> Tensor:
-    assert isinstance(layer, nn.Conv2d)
-    everywhere = constant.expand(-1, -1, *layer.kernel_size)
-    return F.conv2d(everywhere, layer.weight, layer.bias, groups=layer.groups)
-
-
-def _call(node: fx.Node, layers: Mapping[str, nn.Module], value: Any) -> Any:
-    """What a node gives for other inputs than its own."""
-    args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
-    if node.op == "call_module":
-        return layers[str(node.target)](*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
-
-
-def kind_of(node: fx.Node, layers: Mapping[str, nn.Module]) -> str | None:
+def kind_of(trunk: fx.GraphModule, node: fx.Node) -> str | None:
     """What a node is to a feature that is written above its constant; None for what has no such form here."""
-    if node.op == "call_module":
-        layer = layers[str(node.target)]
-        kinds = {nn.Conv2d: "convolution", nn.MaxPool2d: "max", nn.AvgPool2d: "average"}
-        if type(layer) in kinds:
-            return kinds[type(layer)]
-        return "pointwise" if isinstance(layer, POINTWISE) and not layer.training else None
-    if node.op in ("call_function", "call_method"):
-        if is_concat(node):
-            return "concatenation"
-        if node.target in ADDITIONS and len(node.all_input_nodes) == len(node.args) == 2 and not node.kwargs:
-            return "sum"
-        if node.target in POINTWISE_CALLS and len(node.all_input_nodes) == 1:
-            return "pointwise"
-    return None
+    operation = operation_of(trunk, node)
+    if operation is None or not operation.plain:
+        return None
+    if getattr(operation.layer, "divisor_override", None) is not None:
+        return None  # not a mean: another constant comes out
+    inputs = len(node.all_input_nodes)
+    if operation.kind == "sum":  # of two features: a difference or a product has other constants
+        return "sum" if node.target in ADDITIONS and inputs == len(node.args) == 2 and not node.kwargs else None
+    if operation.kind == "pointwise":
+        return "pointwise" if inputs == 1 else None
+    return operation.kind if operation.kind in ("convolution", "max", "average", "concatenation") else None
 
 
 def extents_of(
-    trace: Trace, sides: tuple[int, int], more: Sequence[int], constants: Mapping[str, Tensor],
-    nodes: Mapping[str, fx.Node], layers: Mapping[str, nn.Module],
-) -> CellRanges:  # fmt: skip
+    layers: Layers, sides: tuple[int, int], more: Sequence[int], constants: Mapping[str, Tensor]
+) -> CellRanges:
     """The extents of all features; `more` zeros are taken for image above, below, left and right of it."""
     found: CellRanges = {}
+    trace = layers.trace
     for name in trace.features:
         sources = [found[source] for source in trace.sources[name]]
         if not sources:
@@ -218,7 +207,7 @@ def extents_of(
                 CellRange(sides[0], -more[0], sides[0] + more[1]), CellRange(sides[1], -more[2], sides[1] + more[3])
             )  # fmt: skip
             continue
-        kind, first = kind_of(nodes[name], layers), trace.sources[name][0]
+        kind, first = layers.kinds[name], trace.sources[name][0]
         # A maximum over what there is of a window is that of the window, and zeros beside zeros are no border.
         free = kind == "max" or (kind == "convolution" and first in constants and not constants[first].any())
         joined = sources[0]
@@ -232,36 +221,33 @@ def extents_of(
     return found
 
 
-def ring_of(
-    trace: Trace, extents: CellRanges, nodes: Mapping[str, fx.Node], layers: Mapping[str, nn.Module]
-) -> frozenset[str]:
+def ring_of(layers: Layers, extents: CellRanges) -> frozenset[str]:
     """The features that can be written above their constants: all that they are made of can, and no cell of them sees
     both image and border.
     """
     ring: set[str] = set()
     for name, (rows, columns) in extents.items():
-        local = not trace.sources[name] or kind_of(nodes[name], layers) is not None
-        if local and rows.apart and columns.apart and ring.issuperset(trace.sources[name]):
+        sources = layers.trace.sources[name]
+        local = not sources or layers.kinds[name] is not None
+        if local and rows.apart and columns.apart and ring.issuperset(sources):
             ring.add(name)
     return frozenset(ring)
 
 
-def _widened(
-    trace: Trace, extents: CellRanges, ring: frozenset[str], nodes: Mapping[str, fx.Node],
-    layers: Mapping[str, nn.Module],
-) -> CellRanges:  # fmt: skip
+def _widened(layers: Layers, extents: CellRanges, ring: frozenset[str]) -> CellRanges:
     """The extents of features in front of a pool with the ring cells that it looks at: the convolution that they come
     from computes them, a row or two, and nothing is copied to pad them. It also keeps 8-bit integers such.
     """
     found: CellRanges = {}
+    trace, kinds = layers.trace, layers.kinds
     readers = {name: [user for user in extents if name in trace.sources[user]] for name in extents}
     for pool, out in extents.items():
-        if pool not in ring or kind_of(nodes[pool], layers) not in ("max", "average"):
+        if pool not in ring or kinds[pool] not in ("max", "average"):
             continue
         chain = [trace.sources[pool][0]]
-        while kind_of(nodes[chain[-1]], layers) == "pointwise":
+        while kinds[chain[-1]] == "pointwise":
             chain.append(trace.sources[chain[-1]][0])
-        convolved = kind_of(nodes[chain[-1]], layers) == "convolution" and chain[-1] in ring
+        convolved = kinds[chain[-1]] == "convolution" and chain[-1] in ring
         if convolved and all(len(readers[name]) == 1 for name in chain):
             for name in chain:
                 rows, columns = (
@@ -274,15 +260,12 @@ def _widened(
     return found
 
 
-def _work(
-    trace: Trace, extents: CellRanges, ring: frozenset[str], nodes: Mapping[str, fx.Node],
-    layers: Mapping[str, nn.Module],
-) -> float:  # fmt: skip
+def _work(layers: Layers, extents: CellRanges, ring: frozenset[str]) -> float:
     """Multiply-adds of the convolutions, and copies for padding in terms of them."""
-    total = 0.0
+    total, trace = 0.0, layers.trace
     for name, (rows, columns) in extents.items():
         cells = rows.length * columns.length if name in ring else rows.cells * columns.cells
-        layer = layers.get(str(nodes[name].target)) if nodes[name].op == "call_module" else None
+        layer = layers.modules[name]
         if isinstance(layer, nn.Conv2d):
             total += cells * layer.weight.numel()
         if name in ring and trace.sources[name]:

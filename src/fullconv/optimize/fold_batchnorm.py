@@ -6,6 +6,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fullconv.models.fcn import FCN
+from fullconv.models.graph import bypass, finish, layer_of, layers_of, shared_copy
 from fullconv.models.trace import walk
 
 
@@ -21,27 +22,11 @@ def folded(net: FCN) -> FCN:
 
 def _folded(trunk: fx.GraphModule) -> fx.GraphModule:
     """Each pair is one convolution under the name of the norm, which may be that of a feature."""
-    layers, graph = dict(trunk.named_modules()), fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    fused: dict[str, nn.Module] = {}
-    for node in trunk.graph.nodes:
-        if node.op == "output":
-            graph.output(fx.map_arg(node.args[0], values.__getitem__))
-        elif (norm := _norm_behind(node, layers)) is not None:
-            convolution, target = layers[str(node.target)], str(norm.target)
-            assert isinstance(convolution, nn.Conv2d)
-            fused[target] = fuse_conv_bn_eval(convolution, layers[target])
-            values[norm] = graph.call_module(target, (values[node.all_input_nodes[0]],))
-        elif node not in values:
-            values[node] = graph.node_copy(node, values.__getitem__)
-    made = fx.GraphModule({**layers, **dict(trunk.named_parameters()), **dict(trunk.named_buffers()), **fused}, graph)
-    return made.eval()
-
-
-def _norm_behind(node: fx.Node, layers: dict[str, nn.Module]) -> fx.Node | None:
-    """The batch norm behind a convolution that nobody else reads."""
-    users = list(node.users)
-    if node.op != "call_module" or type(layers[str(node.target)]) is not nn.Conv2d or len(users) != 1:
-        return None
-    norm = layers.get(str(users[0].target)) if users[0].op == "call_module" else None
-    return users[0] if type(norm) is nn.BatchNorm2d and norm.running_mean is not None else None
+    found = shared_copy(trunk)
+    for node, convolution in list(layers_of(found)):
+        norm = next(iter(node.users)) if len(node.users) == 1 else node
+        layer = layer_of(found, norm)
+        if type(convolution) is nn.Conv2d and type(layer) is nn.BatchNorm2d and layer.running_mean is not None:
+            found.set_submodule(str(norm.target), fuse_conv_bn_eval(convolution, layer))
+            bypass(node)
+    return finish(found).eval()

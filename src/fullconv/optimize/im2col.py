@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullconv.models.trace import windows_of
 from fullconv.optimize.packed_gemm import Matrix, Workspace, packs
 
 LEAST_WEIGHTS = 8_000_000
@@ -65,11 +66,9 @@ class PointConv2d(nn.Conv2d):
 
 def steps_by_one(layer: nn.Conv2d) -> bool:
     """Whether a convolution takes every window of neighbouring cells, of all channels, with so many zeros around."""
-    return (
-        {*layer.stride, *layer.dilation, layer.groups} == {1}
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-    )
+    windows = windows_of(layer) or ()
+    steps = {layer.groups, *(w.stride for w in windows), *(w.dilation for w in windows)}
+    return steps == {1} and bool(windows) and not isinstance(layer.padding, str)
 
 
 class RowsConv2d(nn.Module):

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -22,15 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.models.fcn import FCN
-from fullconv.models.trace import Trace, node_names
-from fullconv.optimize.constant_padding import (
-    PaddingPlan,
-    extents_of,
-    kind_of,
-    needed,
-    own_padding,
-    plan_for,
-)
+from fullconv.models.graph import GraphBuilder, layer_of, node_names
+from fullconv.models.trace import Trace
+from fullconv.optimize.constant_padding import Layers, PaddingPlan, extents_of, kind_of, needed, own_padding, plan_for
 
 RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
@@ -64,10 +56,8 @@ def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
 
 def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.GraphModule:
     """The trunk by the plan: the same features, on the same canvases."""
-    names, layers = node_names(trunk.graph), dict(trunk.named_modules())
-    graph, parts = fx.Graph(), dict[str, Any]()
-    above: dict[str, fx.Node] = {}  # what features are above their constants, where they may see the image
-    whole: dict[fx.Node, fx.Node] = {}  # features on their canvases
+    writer, whole = _Above(trunk, trace, plan), dict[fx.Node, fx.Node]()  # features on their canvases
+    names, graph, above = writer.names, writer.graph, writer.written
     seams = _seams(trunk, names, plan)
     canvases = dict(zip(seams, _canvases(trunk, trace, plan, seams), strict=True))
 
@@ -77,8 +67,7 @@ def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.Grap
         if node not in whole:
             rows, columns = plan.extents[name]
             pads = (columns.begin, columns.cells - columns.end, rows.begin, rows.cells - rows.end)
-            parts[f"canvas_{len(parts)}"] = canvases[name]
-            canvas = graph.get_attr(f"canvas_{len(parts) - 1}")
+            canvas = writer.constant(canvases[name], "canvas")
             whole[node] = graph.call_function(torch.add, (graph.call_function(F.pad, (above[name], pads)), canvas))
         return whole[node]
 
@@ -86,19 +75,14 @@ def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.Grap
         name = names[node]
         if node.op == "placeholder":
             whole[node] = above[name] = graph.placeholder(name)
-            (top, bottom), (left, right) = ((-e.begin, e.end - e.cells) for e in plan.extents[name])
-            if any((top, bottom, left, right)):
-                above[name] = graph.call_function(F.pad, (whole[node], (left, right, top, bottom)))
+            above[name] = writer.pad(node, [(-e.begin, e.end - e.cells) for e in plan.extents[name]])
         elif node.op == "output":
             graph.output(fx.map_arg(node.args[0], completed))
         elif name not in plan.ring:
-            whole[node] = graph.node_copy(node, completed)
-            if node.op in ("call_module", "get_attr"):
-                parts[str(node.target)] = attrgetter(str(node.target))(trunk)
-        elif not _waits(node, names, layers, plan):
-            above[name] = _Above(graph, parts, trace, plan, names, layers, above).write(node)
-    made = fx.GraphModule(parts, graph)
-    return made.eval()
+            whole[node] = writer.copy(node, completed)
+        elif not writer.waits(node):
+            above[name] = writer.write(node)
+    return writer.build()
 
 
 def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: PaddingPlan) -> list[str]:
@@ -110,30 +94,12 @@ def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: PaddingPla
     return [name for name in dict.fromkeys(seams) if name in plan.ring]
 
 
-def _waits(node: fx.Node, names: Mapping[fx.Node, str], layers: Mapping[str, nn.Module], plan: PaddingPlan) -> bool:
-    """Whether a convolution is written together with the ReLU behind it."""
-    users = list(node.users)
-    return (
-        kind_of(node, layers) == "convolution"
-        and len(users) == 1
-        and _is_relu(users[0], layers)
-        and names[users[0]] in plan.ring
-    )
-
-
-def _is_relu(node: fx.Node, layers: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return type(layers[str(node.target)]) is nn.ReLU
-    return node.target in RELUS
-
-
 def _canvases(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan, seams: Sequence[str]) -> list[Tensor]:
     """What features of an image of zeros are on their canvases: the ring and its border, (1, C, rows, columns).
 
     They are computed from an image that is shorter by whole periods, since the ring between can be made longer.
     """
-    names = node_names(trunk.graph)
-    nodes, layers = {name: node for node, name in names.items()}, dict(trunk.named_modules())
+    nodes = {name: node for node, name in node_names(trunk.graph).items()}
     inputs = next(iter(trace.features))
     period = int(max(feature.axis.stride for feature in trace))
     small = []
@@ -146,7 +112,7 @@ def _canvases(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan, seams: Seq
             ):
                 break
         small.append(pixels)
-    extents = extents_of(trace, (small[0], small[1]), (0, 0, 0, 0), plan.constants, nodes, layers)
+    extents = extents_of(Layers.of(trunk, trace), (small[0], small[1]), (0, 0, 0, 0), plan.constants)
     weight = next(trunk.parameters())
     empty = weight.new_zeros(1, trace[inputs].channels or 3, *small)
     kept = _Keeping(trunk, {nodes[name] for name in seams})
@@ -177,51 +143,50 @@ class _Keeping(fx.Interpreter):
         return found
 
 
-@dataclass(frozen=True)
-class _Above:
-    """Writes nodes of features that are taken above their constants."""
+class _Above(GraphBuilder):
+    """Writes nodes of features that are taken above their constants; `written` has them by name."""
 
-    graph: fx.Graph
-    parts: dict[str, Any]
-    trace: Trace
-    plan: PaddingPlan
-    names: Mapping[fx.Node, str]
-    layers: Mapping[str, nn.Module]
-    written: Mapping[str, fx.Node]
+    def __init__(self, trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> None:
+        super().__init__(trunk)
+        self.trace, self.plan, self.names = trace, plan, node_names(trunk.graph)
+        self.written: dict[str, fx.Node] = {}
+
+    def waits(self, node: fx.Node) -> bool:
+        """Whether a convolution is written together with the ReLU behind it."""
+        users = list(node.users)
+        alone = kind_of(self.old, node) == "convolution" and len(users) == 1
+        return alone and self.is_relu(users[0]) and self.names[users[0]] in self.plan.ring
+
+    def is_relu(self, node: fx.Node) -> bool:
+        """Whether a node is a ReLU, whose constant is that before it without what is below 0."""
+        layer = layer_of(self.old, node)
+        return node.target in RELUS if layer is None else type(layer) is nn.ReLU
 
     def write(self, node: fx.Node) -> fx.Node:
         """The node that computes it."""
-        kind, source = kind_of(node, self.layers), node.all_input_nodes[0]
+        kind, source, layer = kind_of(self.old, node), node.all_input_nodes[0], layer_of(self.old, node)
         if kind == "convolution":
             return self.convolution(node, None)
-        if _is_relu(node, self.layers):
-            if _waits(source, self.names, self.layers, self.plan):
-                before = self.plan.constants[self.names[source]]
-                return self.floor(self.convolution(source, before.clamp(max=0).flatten()), before, own=True)
+        if self.is_relu(node):
             before = self.plan.constants[self.names[source]]
+            if self.waits(source):
+                return self.floor(self.convolution(source, before.clamp(max=0).flatten()), before, own=True)
             shifted = self.add(self.written[self.names[source]], before.clamp(max=0))
             return self.floor(shifted, before)
         if kind in ("max", "average"):
-            layer = self.layers[str(node.target)]
-            assert isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)
-            pool: nn.Module
-            if isinstance(layer, nn.MaxPool2d):
-                pool = nn.MaxPool2d(layer.kernel_size, layer.stride, dilation=layer.dilation)
-            else:
-                pool = nn.AvgPool2d(layer.kernel_size, layer.stride)
-            return self.layer(node, pool, self.padded(node, source))
+            pool: Any = copy.copy(layer)
+            pool.padding, pool.ceil_mode = 0, False
+            return self.layer(str(node.target), pool, self.padded(node, source))
         if kind in ("sum", "concatenation"):
             parts = {other: self.aligned(node, other) for other in node.all_input_nodes}
             return self.graph.node_copy(node, lambda other: parts[other])
         constant = self.plan.constants[self.names[node]]
         given = self.add(self.written[self.names[source]], self.plan.constants[self.names[source]])
-        if node.op == "call_module":
-            self.parts[str(node.target)] = self.layers[str(node.target)]
-        return self.add(self.graph.node_copy(node, lambda _: given), -constant)
+        return self.add(self.copy(node, lambda _: given), -constant)
 
     def convolution(self, node: fx.Node, bias: Tensor | None) -> fx.Node:
         """The layer with this bias in place of its own, padded as is needed."""
-        layer, source = self.layers[str(node.target)], node.all_input_nodes[0]
+        layer, source = layer_of(self.old, node), node.all_input_nodes[0]
         assert isinstance(layer, nn.Conv2d)
         rows, columns = self.needed(node, source)
         own = own_padding(rows, columns, layer)
@@ -234,11 +199,7 @@ class _Above:
         if bias is not None:
             made.bias = nn.Parameter(bias, requires_grad=False)
         given = self.written[self.names[source]] if own else self.padded(node, source)
-        return self.layer(node, made, given)
-
-    def layer(self, node: fx.Node, made: nn.Module, given: fx.Node) -> fx.Node:
-        self.parts[str(node.target)] = made
-        return self.graph.call_module(str(node.target), (given,))
+        return self.layer(str(node.target), made, given)
 
     def floor(self, value: fx.Node, before: Tensor, own: bool = False) -> fx.Node:
         """Not below the negative of the constant, a plain ReLU where that is 0. own: nobody else reads the value."""
@@ -246,16 +207,11 @@ class _Above:
         if not least.any():
             return self.graph.call_function(F.relu, (value,), {"inplace": own})
         if own:
-            return self.graph.call_method("clamp_", (value,), {"min": self.attribute(least)})
-        return self.graph.call_function(torch.maximum, (value, self.attribute(least)))
+            return self.graph.call_method("clamp_", (value,), {"min": self.constant(least)})
+        return self.graph.call_function(torch.maximum, (value, self.constant(least)))
 
     def add(self, value: fx.Node, constant: Tensor) -> fx.Node:
-        return self.graph.call_function(torch.add, (value, self.attribute(constant))) if constant.any() else value
-
-    def attribute(self, tensor: Tensor) -> fx.Node:
-        name = f"constant_{len(self.parts)}"
-        self.parts[name] = tensor
-        return self.graph.get_attr(name)
+        return self.graph.call_function(torch.add, (value, self.constant(constant))) if constant.any() else value
 
     def needed(self, node: fx.Node, source: fx.Node) -> tuple[tuple[int, int], tuple[int, int]]:
         name = self.names[node]

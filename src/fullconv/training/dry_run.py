@@ -16,14 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fullconv.config import InputConvention, TrainConfig
 from fullconv.data.dataset import SEMANTIC
 from fullconv.data.loader import Batch
 from fullconv.distributed import ALONE
 from fullconv.models.fcn import FCN
-from fullconv.profiling.tensor_ledger import Ledger
+from fullconv.profiling.memory_model import dry_run, modes_kept
 from fullconv.training.loop import chosen_precision, train_mode
 from fullconv.training.loss import Objective
 from fullconv.training.optimizer import build_optimizer
@@ -48,7 +47,7 @@ class DryRun:
 
     weights: of the net, with its buffers. learning: those of them that learn. gradients: all of them. kept: what is
     there after the forward pass and was not before it: what the backward pass needs, the batch and the logits. most,
-    small, large: see `fullconv.profiling.tensor_ledger.Ledger`.
+    small, large: see `fullconv.profiling.memory_model.Ledger`.
     """
 
     weights: int
@@ -74,9 +73,7 @@ class _AllCount(Objective):
 
 def _classes(net: nn.Module) -> dict[str, int]:
     """The number of classes of each head."""
-    if not isinstance(net, FCN):
-        return {SEMANTIC: 1}
-    return {task: net.num_classes if task == SEMANTIC else net.config.geometric_classes or 1 for task in net.tasks}
+    return net.classes if isinstance(net, FCN) else {SEMANTIC: 1}
 
 
 def _work(net: nn.Module, config: TrainConfig, convention: InputConvention) -> Work:
@@ -99,28 +96,20 @@ def untouched(net: nn.Module, config: TrainConfig) -> Iterator[None]:
     """The net in the mode in which `fullconv.training.loop.fit` has it, without gradients; at the end modes, gradients,
     buffers (the averages of batch norm) and torch's random numbers are as they were, to the bit.
     """
-    modes = {layer: layer.training for layer in net.modules()}
     gradients = [(parameter, parameter.grad) for parameter in net.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    with torch.random.fork_rng(devices=[]):
+    with modes_kept(net), torch.random.fork_rng(devices=[]):
         train_mode(net, bool(config.freeze_bn) or config.learn == "scores")
         for parameter, _ in gradients:
             parameter.grad = None
         try:
             yield
         finally:
-            for layer, mode in modes.items():
-                layer.training = mode
             for parameter, gradient in gradients:
                 parameter.grad = gradient
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-
-
-def _fakes(mode: FakeTensorMode, net: nn.Module) -> dict[str, Tensor]:
-    named = (*net.named_parameters(), *net.named_buffers())
-    return {name: mode.from_tensor(tensor, static_shapes=True) for name, tensor in named}
 
 
 def tally(net: nn.Module, config: TrainConfig, convention: InputConvention, shape: Shape) -> DryRun:
@@ -129,31 +118,27 @@ def tally(net: nn.Module, config: TrainConfig, convention: InputConvention, shap
 
     What the optimizer and the average of the weights take is not in it.
     """
-    mode, ledger = FakeTensorMode(allow_non_fake_inputs=True), Ledger()
-    fakes = _fakes(mode, net)
     batch, parts = _batch(shape, convention), min(2, config.accumulate)
-    before: set[int] = set()
     kept: dict[int, int] = {}
+    with untouched(net, config), dry_run(net) as run:
+        ledger, weights, before = run.ledger, set(run.ledger.holds()), set[int]()
 
-    def forward(pixels: Tensor) -> Any:
-        logits = torch.func.functional_call(net, fakes, (pixels,))
-        kept.clear()
-        kept.update(ledger.holds())
-        return logits
+        def forward(pixels: Tensor) -> Any:
+            logits = run(pixels)
+            kept.clear()
+            kept.update(ledger.holds())
+            return logits
 
-    with untouched(net, config), mode, ledger:
-        weights = {ledger.show(fake) for fake in fakes.values()}
-        start = ledger.live
         work = _work(net, config, convention)
         for _ in range(parts):
             before = set(ledger.holds())
             labels = {task: torch.zeros(shape, dtype=torch.int64) for task in work.objectives}
             work.gradient(net, forward, [StepBatch(batch, labels, 0)], dict.fromkeys(labels, 1.0), 1, 0)
-        grown = [fake.grad for fake in fakes.values() if fake.grad is not None]
+        grown = [fake.grad for fake in run.weights.values() if fake.grad is not None]
     mine = kept.keys() - before - weights
     return DryRun(
-        weights=start,
-        learning=sum(fakes[name].nbytes for name, parameter in net.named_parameters() if parameter.requires_grad),
+        weights=run.start,
+        learning=sum(parameter.nbytes for parameter in net.parameters() if parameter.requires_grad),
         gradients=sum(gradient.nbytes for gradient in grown),
         kept=sum(kept[number] for number in mine),
         most=ledger.most,
@@ -166,16 +151,11 @@ def tally_of_evaluation(
     net: nn.Module, config: TrainConfig, convention: InputConvention, height: int, width: int
 ) -> int:
     """What weights, buffers and all else take at the fullest moment of scoring one image, without making them."""
-    mode, ledger = FakeTensorMode(allow_non_fake_inputs=True), Ledger()
-    fakes = _fakes(mode, net)
     work = Work({}, convention, chosen_precision(config.precision), ALONE)
-    with untouched(net, config), mode, ledger, torch.no_grad(), work.arithmetic(torch.device("cpu")):
+    with untouched(net, config), dry_run(net) as run, torch.no_grad(), work.arithmetic(torch.device("cpu")):
         net.eval()
-        for fake in fakes.values():
-            ledger.show(fake)
-        pixels = torch.zeros(1, len(convention.mean), height, width).contiguous(memory_format=torch.channels_last)
-        torch.func.functional_call(net, fakes, (pixels,))
-    return ledger.small + ledger.large
+        run(torch.zeros(1, len(convention.mean), height, width).contiguous(memory_format=torch.channels_last))
+    return run.ledger.small + run.ledger.large
 
 
 def seconds_of_batch(net: nn.Module, config: TrainConfig, convention: InputConvention, shape: Shape) -> float | None:

@@ -1,8 +1,7 @@
 """What a training will take, before its first step: memory, time, and what would fit where it does not.
 
-The memory is not a formula: the step is rehearsed on tensors without memory (`rehearsal`), and every storage that it
-makes is written down (`ledger`). On top come what only experience knows: the constants here. The time is that of a real
-step on pixels of chance.
+The memory is not a formula: the step is rehearsed on tensors without memory (`fullconv.profiling.memory_model`). On top
+come what only experience knows: the constants here. The time is that of a real step on pixels of chance.
 """
 
 from __future__ import annotations

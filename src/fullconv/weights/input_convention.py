@@ -31,7 +31,7 @@ def change_convention(
     weight, bias = tensors[f"{first}.weight"].double(), tensors.get(f"{first}.bias")
     mean, std = torch.tensor(was.mean).double(), torch.tensor(was.std).double()
     if was.order != to.order:
-        place = [2, 1, 0, *range(3, len(mean))]
+        place = was.channels if was.order == "bgr" else to.channels
         weight, mean, std = weight[:, place], mean[place], std[place]
     # The old input from the new one, channel by channel: (x * new std + new mean - old mean) / old std.
     shift = (torch.tensor(to.mean).double() - mean) / std

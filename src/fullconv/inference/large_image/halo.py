@@ -7,7 +7,7 @@ bilinear kernels between them; what they see together is its reach, and it chang
 from __future__ import annotations
 
 from fullconv.geometry import Reach
-from fullconv.models.fcn import FCN
+from fullconv.models.fcn import FCN, Fuse, Upscore
 
 
 def reach(net: FCN) -> Reach:
@@ -36,18 +36,18 @@ def support(net: FCN, pixel: int, pixels: int) -> tuple[int, int]:
     Raises `ValueError` for a pixel that sees the margin alone.
     """
     front, back = net.margin.of(pixels)
-    sizes = net.trace.sizes(front + pixels + back)
-    lengths = [sizes[net.features[0]]]  # of the scores, coarsest first
-    for join, name in zip(net.joins[:-1], net.features[1:], strict=True):
-        lengths.append(join.size(lengths[-1], sizes[name]))
-    seen: set[int] = set()
-    cells = {pixel + net.joins[-1].crop_scores}
-    for level in range(len(net.features) - 1, -1, -1):
-        scores = net.joins[level].window.sources(cells, lengths[level])
-        scores = {min(scores), max(scores)}  # what lies between them sees no further
-        skip = net.joins[level - 1].crop_skip if level else 0
-        seen |= net.trace.support(net.features[level], {cell + skip for cell in scores}, front + pixels + back)
-        if level:
-            cells = {cell + net.joins[level - 1].crop_scores for cell in scores}
+    whole = front + pixels + back
+    sizes = net.head_sizes(net.trace.sizes(whole), pixels)
+    wanted, seen = {net.head[-1].name: {pixel}}, set[int]()
+    for step in reversed(net.head):
+        if isinstance(step, Upscore):
+            cells = {cell + step.join.crop_scores for cell in wanted[step.name]}
+            scores = step.join.window.sources(cells, sizes[step.source])
+            wanted[step.source] = {min(scores), max(scores)}  # what lies between them sees no further
+        elif isinstance(step, Fuse):
+            wanted[step.upscore] = wanted[step.name]
+            wanted[step.skip] = {cell + step.join.crop_skip for cell in wanted[step.name]}
+        else:
+            seen |= net.trace.support(step.feature, wanted[step.name], whole)
     inside = {place - front for place in seen if 0 <= place - front < pixels}
     return min(inside), max(inside)

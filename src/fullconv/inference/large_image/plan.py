@@ -29,7 +29,7 @@ from fullconv.inference.model import Model
 from fullconv.inference.predictor import Predictor
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
-from fullconv.profiling.graph_cost import cost
+from fullconv.profiling.graph_cost import peak_bytes
 from fullconv.profiling.process_memory import format_bytes
 
 MOST = 700 * 10**6
@@ -171,13 +171,12 @@ def memory_of_whole(predictor: Model, height: int, width: int) -> int | None:
     net = fcn_of(predictor)
     if net is None:
         return None
+    period = int(net.trace[net.features[0]].axis.stride)
+    size = -(-height // period) * period, -(-width // period) * period  # so that a few dry runs serve many images
     known = _KNOWN.setdefault(net, {})
-    if (height, width) not in known:
-        try:
-            known[height, width] = cost(net, height, width).peak_bytes
-        except GeometryError:
-            return None
-    most = known[height, width]
+    if size not in known:
+        known[size] = peak_bytes(net, *size)
+    most = known[size]
     weights = max((p.nbytes for p in net.parameters() if p.ndim == 4), default=0)  # that a library lays out anew
     return int(1.3 * most) + weights + SLACK
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.geometry import GeometryError, Window
+from fullconv.models.alignment import Join
 from fullconv.models.dense_scores import WidelyPaddedMaxPool2d
-from fullconv.models.fcn import FCN
-from fullconv.models.trace import node_names, windows_of
+from fullconv.models.fcn import FCN, Fuse, Score, Upscore
+from fullconv.models.graph import call, features_of, kind_name, node_names, works_in_place
+from fullconv.models.trace import operation_of
 from fullconv.models.upsample import upsampling_matrix
 from fullconv.profiling.graph_cost import feature_sizes
 
@@ -36,17 +37,9 @@ class RowWindow:
     window: Window = POINT
     skip: int = 0
 
-    def first(self, row: int) -> int:
-        """The first source row that a row is made from; below 0 where that is padding."""
-        if self.window.transposed:
-            return -((self.window.kernel - 1 - row - self.skip) // self.window.stride)
-        return (row + self.skip) * self.window.stride - self.window.padding
-
-    def end(self, row: int) -> int:
-        """The source row behind the last one that a row is made from."""
-        if self.window.transposed:
-            return (row + self.skip) // self.window.stride + 1
-        return self.first(row) + self.window.span
+    def seen(self, first: int, end: int) -> tuple[int, int]:
+        """The source rows, from the first to before the last, that rows of the result are made from, padding too."""
+        return self.window.seen(first + self.skip, end + self.skip)
 
     def ready(self, rows: int) -> int:
         """The rows that can be made when so many of the source are there."""
@@ -113,7 +106,7 @@ class StreamedLayer:
 
 
 def layers_of(net: FCN, height: int, width: int) -> dict[str, StreamedLayer]:
-    """The tensors of `FCN.coarse` for an image of that size, in their order; those named ``end`` are the scores.
+    """The tensors of `FCN.coarse` for an image of that size, in their order; the last one of each task is its scores.
 
     Raises `GeometryError` naming a layer that cannot be run in rows.
     """
@@ -128,27 +121,25 @@ def layers_of(net: FCN, height: int, width: int) -> dict[str, StreamedLayer]:
                 image = name
             elif node.op not in ("output", "get_attr"):
                 sources = tuple("image" if s == image else s for s in net.trace.sources[name])
-                look = RowWindow(net.trace.windows[name][0])
-                make = _module(trunk, node, name) if node.op == "call_module" else _call(trunk, node, name)
                 found[name + stream] = StreamedLayer(
                     tuple(source + stream for source in sources),
-                    (look,) * len(sources),
+                    (RowWindow(net.trace.windows[name][0]),) * len(sources),
                     sizes[name][0],
                     int(net.trace[name].rows.stride),
-                    make,
+                    _maker(trunk, node, name),
                 )
     for end in net.tasks.values():
         found.update(_head(net, end, sizes))
     return found
 
 
-def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[SourceRows], Tensor]:
-    """How a module makes rows."""
-    layer = trunk.get_submodule(str(node.target))
-    rows, columns = windows_of(layer) or (POINT, POINT)
-    if (rows, columns) == (POINT, POINT):
-        shared = getattr(layer, "inplace", False) and len(node.all_input_nodes[0].users) > 1
-        return lambda seen: layer(seen.parts[0].clone() if shared else seen.parts[0])
+def _maker(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[SourceRows], Tensor]:
+    """Return the function that makes rows of a node."""
+    operation = operation_of(trunk, node)
+    assert operation is not None
+    layer, (rows, columns) = operation.layer, operation.windows
+    if (rows, columns) == (POINT, POINT) and operation.kind != "split":
+        return partial(_by_cell, trunk, node, works_in_place(node, layer) and len(features_of(node)[0].users) > 1)
     if isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward:
         return lambda seen: convolve(_extended(seen, 0.0), layer, columns)
     if isinstance(layer, nn.MaxPool2d):
@@ -164,7 +155,16 @@ def _module(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[Source
         return pool
     if isinstance(layer, nn.AvgPool2d) and not rows.padding and not rows.ceil:
         return lambda seen: layer(seen.parts[0])
-    raise GeometryError(f"layer '{name}' ({type(layer).__name__}): it cannot be run strip by strip; give --tile")
+    raise GeometryError(f"layer '{name}' ({kind_name(node, layer)}): it cannot be run strip by strip; give --tile")
+
+
+def _by_cell(trunk: fx.GraphModule, node: fx.Node, shared: bool, seen: SourceRows) -> Tensor:
+    """Rows of a node that works cell by cell; `shared`: on a copy of the first feature, which others read too."""
+    parts = dict(zip(features_of(node), seen.parts, strict=True))
+    if shared:
+        parts[features_of(node)[0]] = seen.parts[0].clone()
+    made: Tensor = call(trunk, node, parts.__getitem__)
+    return made
 
 
 def _extended(seen: SourceRows, value: float) -> Tensor:
@@ -196,80 +196,44 @@ def convolve(x: Tensor, layer: nn.Conv2d, columns: Window) -> Tensor:
     return made.reshape(1, rows, windows.shape[2], -1).permute(0, 3, 1, 2)
 
 
-def _call(trunk: fx.GraphModule, node: fx.Node, name: str) -> Callable[[SourceRows], Tensor]:
-    """How a function or a method makes rows, cell by cell."""
-    kind = str(getattr(node.target, "__name__", node.target))
-    if kind in ("chunk", "split", "getitem"):
-        raise GeometryError(f"layer '{name}': it deals channels out, which is not run strip by strip; give --tile")
-    given = [source for source in node.all_input_nodes if source.op != "get_attr"]
-    overwrites = kind in ("iadd", "imul") or kind.endswith("_") or bool(node.kwargs.get("inplace"))
-    shared = overwrites and len(given[0].users) > 1
-
-    def make(seen: SourceRows) -> Tensor:
-        parts = dict(zip(given, seen.parts, strict=True))
-        if shared:
-            parts[given[0]] = parts[given[0]].clone()
-
-        def value(source: fx.Node) -> Any:
-            return parts[source] if source in parts else attrgetter(str(source.target))(trunk)
-
-        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-
-    return make
-
-
-def _head(net: FCN, end: str, sizes: dict[str, tuple[int, int]]) -> Iterator[tuple[str, StreamedLayer]]:
+def _head(net: FCN, end: str, features: dict[str, tuple[int, int]]) -> Iterator[tuple[str, StreamedLayer]]:
     """The steps of `FCN.decode`."""
     if any(net.get_submodule(f"{name}{end}").weight is not None for name in net.upscore_names):
         raise GeometryError("its learned upsampling is not run strip by strip; give --tile")
-
-    def scores(level: int) -> Iterator[tuple[str, StreamedLayer]]:
-        feature, rows = net.features[level], sizes[net.features[level]][0]
-        stride = int(net.trace[feature].rows.stride)
-        sources = tuple(feature + stream for stream in net.streams)
-
-        def make(seen: SourceRows) -> Tensor:
-            streams = [(part,) * (level + 1) for part in seen.parts]
-            return net.score(level, streams, end)
-
-        yield f"scores {level}{end}", StreamedLayer(sources, (RowWindow(),) * len(sources), rows, stride, make)
-
-    yield from scores(0)
-    last, here = f"scores 0{end}", sizes[net.features[0]]
-    for level, join in enumerate(net.joins[:-1], start=1):
-        there, stride = sizes[net.features[level]], int(net.trace[net.features[level]].rows.stride)
-        goal = join.size(here[0], there[0]), join.size(here[1], there[1])
-        yield from scores(level)
-        yield f"upsampled {level}{end}", StreamedLayer(
-            (last,), (RowWindow(join.window, join.crop_scores),), goal[0], stride,
-            _upsampling(join.window, join.crop_scores, goal[1]),
-        )  # fmt: skip
-
-        def fuse(seen: SourceRows, skip: int = join.crop_skip, columns: int = goal[1]) -> Tensor:
-            return net.fuse(seen.parts[0], seen.parts[1][..., skip : skip + columns])
-
-        sources = f"upsampled {level}{end}", f"scores {level}{end}"
-        yield (
-            f"fused {level}{end}",
-            StreamedLayer(sources, (RowWindow(), RowWindow(POINT, join.crop_skip)), goal[0], stride, fuse),
-        )
-        last, here = f"fused {level}{end}", goal
-    yield f"end{end}", StreamedLayer((last,), (RowWindow(),), here[0], net.stride, lambda seen: seen.parts[0])
+    rows, columns = (net.head_sizes({name: size[axis] for name, size in features.items()}, 0) for axis in (0, 1))
+    strides = {step.name: int(net.trace[step.feature].rows.stride) for step in net.head if isinstance(step, Score)}
+    for step in net.head[:-1]:
+        sources: tuple[str, ...]
+        looks: tuple[RowWindow, ...]
+        if isinstance(step, Score):
+            sources = tuple(f"{step.feature}{stream}" for stream in net.streams)
+            looks, make = (RowWindow(),) * len(sources), partial(_score, net, step, end)
+        elif isinstance(step, Upscore):
+            sources, looks = (f"{step.source}{end}",), (RowWindow(step.join.window, step.join.crop_scores),)
+            make = partial(_upsample, step.join, columns[step.name])
+            strides[step.name] = strides[step.onto]
+        else:
+            sources = f"{step.upscore}{end}", f"{step.skip}{end}"
+            looks, make = (RowWindow(), RowWindow(POINT, step.join.crop_skip)), partial(_fuse, net, step)
+            strides[step.name] = strides[step.skip]
+        yield f"{step.name}{end}", StreamedLayer(sources, looks, rows[step.name], strides[step.name], make)
 
 
-def _upsampling(window: Window, offset: int, columns: int) -> Callable[[SourceRows], Tensor]:
-    """How `Upsample` makes rows, of so many columns from `offset` on."""
+def _score(net: FCN, step: Score, end: str, seen: SourceRows) -> Tensor:
+    return net.score(step, seen.parts, end)
 
-    def make(seen: SourceRows) -> Tensor:
-        (x,) = seen.parts
-        x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        with torch.autocast(x.device.type, enabled=False):
-            down = upsampling_matrix(window, x.shape[2], offset + seen.row - seen.first * window.stride, seen.rows, x)
-            right = upsampling_matrix(window, x.shape[3], offset, columns, x)
-            return down @ (x @ right.T)
 
-    return make
+def _fuse(net: FCN, step: Fuse, seen: SourceRows) -> Tensor:
+    upsampled, skip = seen.parts
+    return net.fuse(upsampled, skip[..., step.join.crop_skip :][..., : upsampled.shape[3]])
+
+
+def _upsample(join: Join, columns: int, seen: SourceRows) -> Tensor:
+    """Rows of the fixed `Upsample`, of so many columns."""
+    (x,) = seen.parts
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    with torch.autocast(x.device.type, enabled=False):
+        offset = join.crop_scores + seen.row - seen.first * join.window.stride
+        down = upsampling_matrix(join.window, x.shape[2], offset, seen.rows, x)
+        right = upsampling_matrix(join.window, x.shape[3], join.crop_scores, columns, x)
+        return down @ (x @ right.T)

@@ -27,7 +27,7 @@ def by_strips(net: FCN, strips: Iterable[Tensor], height: int, width: int) -> It
     """
     layers = layers_of(net, height, width)
     users = {name: [user for user, layer in layers.items() if name in layer.sources] for name in layers}
-    ends = {task: layers[f"end{end}"] for task, end in net.tasks.items()}
+    ends = {task: layers[f"{net.scores}{end}"] for task, end in net.tasks.items()}
     (top, bottom), (left, right) = net.margin.of(height), net.margin.of(width)
     given = rows = 0
     for strip in strips:
@@ -66,7 +66,7 @@ def _advance(layer: StreamedLayer, layers: dict[str, StreamedLayer], most: int) 
     row, end = layer.made, min(layer.height, layer.made + most, *ready)
     if end <= row:
         return False
-    spans = [(look.first(row), look.end(end - 1)) for look in layer.looks]
+    spans = [look.seen(row, end) for look in layer.looks]
     parts = [s.part(max(0, first), min(s.height, last)) for s, (first, last) in zip(sources, spans, strict=True)]
     (first, last), height = spans[0], sources[0].height
     above, below = max(0, min(0, last) - first), max(0, last - max(height, first))
@@ -78,4 +78,8 @@ def _needed(user: StreamedLayer, source: str) -> float:
     """The first row of a source that a layer still looks at."""
     if user.made == user.height:
         return INFINITY
-    return min(look.first(user.made) for name, look in zip(user.sources, user.looks, strict=True) if name == source)
+    return min(
+        look.seen(user.made, user.made)[0]
+        for name, look in zip(user.sources, user.looks, strict=True)
+        if name == source
+    )

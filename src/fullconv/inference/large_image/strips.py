@@ -21,7 +21,7 @@ from fullconv.inference.large_image.tiles import Labels, Rows
 from fullconv.inference.tensor_input import to_input
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
-from fullconv.profiling.graph_cost import FLOAT, cost, feature_sizes
+from fullconv.profiling.graph_cost import feature_sizes, peak_bytes
 
 if TYPE_CHECKING:
     from fullconv.inference.predictor import Predictor
@@ -64,6 +64,7 @@ def scores_by_strip(
     """The scores by task of successive rows of pixels, `height` in all; `strips` are the rows of the image."""
     net = net_of(predictor)
     join = net.joins[-1]
+    last = net.head_sizes({name: size[0] for name, size in feature_sizes(net, height, width).items()}, height)
     look, offset = RowWindow(join.window, join.crop_scores), join.crop_scores
     device, kind = next(net.parameters()).device, next(net.parameters()).dtype
     inputs = (
@@ -88,7 +89,7 @@ def scores_by_strip(
                     for task, rows in new.items()}  # fmt: skip
             cells += next(iter(new.values())).shape[2]
             first = cells - next(iter(held.values())).shape[2]
-            ready = height if cells == _cells(net, height, width) else min(height, look.ready(cells))
+            ready = height if cells == last[net.scores] else min(height, look.ready(cells))
             if ready <= done:
                 continue
             above = offset + done - first * join.window.stride
@@ -116,21 +117,12 @@ def net_of(predictor: Predictor) -> FCN:
     return net
 
 
-def _cells(net: FCN, height: int, width: int) -> int:
-    """The rows of the fused scores of the whole."""
-    sizes = feature_sizes(net, height, width)
-    rows = sizes[net.features[0]][0]
-    for join, name in zip(net.joins[:-1], net.features[1:], strict=True):
-        rows = join.size(rows, sizes[name][0])
-    return rows
-
-
 def memory_of_strip(net: FCN, rows: int, width: int, columns: int = 1) -> int:
     """The bytes that strips of so many rows take, of so many columns of that width: what each holds between strips,
     and the tensors of one while it is computed, which the C library does not give back at once.
     """
     tall = max(1024, 8 * max(int(net.trace[name].rows.stride) for name in net.features))
-    working = (cost(net, 2 * tall, width).peak_bytes - cost(net, tall, width).peak_bytes) * rows // tall
+    working = (peak_bytes(net, 2 * tall, width) - peak_bytes(net, tall, width)) * rows // tall
     weights = max(
         (p.nbytes for p in net.parameters() if p.ndim == 4 and prod(p.shape[2:]) < WIDE), default=0
     )  # that a library lays out anew
@@ -149,8 +141,8 @@ def held_by_strips(net: FCN, rows: int, width: int) -> int:
         for name, sources in net.trace.sources.items()
         if sources and net.trace.windows[name][0].span > 1
     )  # fmt: skip
-    classes = net.config.num_classes + (net.config.geometric_classes or 0)
+    classes = sum(net.classes.values())
     for name in net.features:
         lag = int(net.trace[net.features[0]].rows.field + rows) // int(net.trace[name].rows.stride)
         held += lag * sizes[name][1] * classes
-    return FLOAT * held * len(net.streams)
+    return 4 * held * len(net.streams)

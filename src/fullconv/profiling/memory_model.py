@@ -1,16 +1,21 @@
-"""A ledger of tensors: every storage that an operation makes, and when the last who held it let go.
+"""The memory model: run a net on tensors that have a shape and no memory, and count every storage that it makes.
 
-It counts tensors that are really there and tensors that have a shape and no memory (torch's fake ones) alike. What a
-library takes inside of one operation, no ledger sees; `inside` says it, as it was measured.
+The plans of large images and `fullconv inspect` dry-run the forward pass (`fullconv.profiling.graph_cost`), the plan of
+a training (`fullconv.training.memory_plan`) its step. What a library allocates inside one operation cannot be seen;
+`inside` estimates it from measurements.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,14 +36,14 @@ _NUMBER = torch.ops.aten._local_scalar_dense.default
 class Ledger(TorchDispatchMode):
     """The bytes of all storages that were made under it, or shown to it, and are still held.
 
-    live: now. most: at the moment with the most. small, large: the most that storages below `LARGE` took, and the most
-    that the others did, each at its own moment; so a process needs `small` + `large`. The last three hold what
-    libraries take inside of operations. A number that is read from a tensor (a loss) is 0.
+    live: now. tensors: the most at one moment. most: the same with what libraries allocate inside operations. small,
+    large: the most that storages below `LARGE` took, and the most that the others did, each at its own moment, with
+    what libraries allocate; so a process needs `small` + `large`. A number that is read from a tensor (a loss) is 0.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.most = self.small = self.large = 0
+        self.live = self.tensors = self.most = self.small = self.large = 0
         self._small = 0
         self._now: dict[int, tuple[int, int]] = {}
         self._held: dict[int, weakref.ref[Any]] = {}
@@ -80,6 +85,7 @@ class Ledger(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.show(leaf)
+        self.tensors = max(self.tensors, self.live)
         pieces = inside(func, args)
         for size in pieces:
             self._count(size)
@@ -105,3 +111,45 @@ def inside(func: Any, args: Any) -> list[int]:
     elif func in _PRODUCTS and args[0].dtype == torch.bfloat16:
         found = [factor.nbytes for factor in args[:2] if not factor.is_contiguous()]
     return found
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """A net whose weights are fake tensors, and the ledger in which they are entered.
+
+    weights: parameters and buffers by name; start: their bytes.
+    """
+
+    net: nn.Module
+    ledger: Ledger
+    weights: dict[str, Tensor]
+    start: int
+
+    def __call__(self, x: Tensor) -> Any:
+        """The result of the net for a fake input, itself fake."""
+        return torch.func.functional_call(self.net, self.weights, (x,))
+
+
+@contextlib.contextmanager
+def dry_run(net: nn.Module) -> Iterator[FakeModel]:
+    """Make all tensors that are created in this context fake, and count them. The weights of `net`, which may be on the
+    meta device, stay as they are; its modes are restored at the end.
+    """
+    with modes_kept(net), FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
+        named = (*net.named_parameters(), *net.named_buffers())
+        weights = {
+            name: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, requires_grad=t.requires_grad)
+            for name, t in named
+        }
+        yield FakeModel(net, ledger, weights, ledger.live)
+
+
+@contextlib.contextmanager
+def modes_kept(net: nn.Module) -> Iterator[None]:
+    """Restore the training or evaluation mode of every layer at the end."""
+    modes = {layer: layer.training for layer in net.modules()}
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode

@@ -1,0 +1,147 @@
+"""Rewriting of networks as graphs (`torch.fx`): what every change to a graph of layers is made of.
+
+Graphs are changed in place, on a `shared_copy` where the original stays; `GraphBuilder` writes a new graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+def layer_of(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls; None for a function, a method, an input or an output."""
+    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def layers_of(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, nn.Module]]:
+    """Yield the nodes that call a module, in order, and these modules."""
+    for node in graph_module.graph.nodes:
+        layer = layer_of(graph_module, node)
+        if layer is not None:
+            yield node, layer
+
+
+def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Return the name of every node: the module's own for layers (``pool4``), fx's for functions (``add_1``)."""
+    names: dict[fx.Node, str] = {}
+    taken: set[str] = set()
+    for node in graph.nodes:
+        name = str(node.target) if node.op == "call_module" else node.name
+        names[node] = name if name not in taken else node.name
+        taken.add(names[node])
+    return names
+
+
+def features_of(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that a node reads, without parameters and other constants."""
+    return [source for source in node.all_input_nodes if source.op != "get_attr"]
+
+
+def kind_name(node: fx.Node, layer: nn.Module | None = None) -> str:
+    """Return the name of what a node calls: ``Conv2d``, ``relu_``, ``iadd``."""
+    return type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
+
+
+def works_in_place(node: fx.Node, layer: nn.Module | None = None) -> bool:
+    """Whether a node overwrites the first feature that it reads."""
+    name = kind_name(node)
+    in_place = name.endswith("_") or name in ("iadd", "imul") or bool(node.kwargs.get("inplace"))
+    return bool(getattr(layer, "inplace", False)) if layer is not None else in_place
+
+
+def call(graph_module: fx.GraphModule, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+    """Compute a node from other values of its inputs; constants are those of the graph."""
+
+    def given(source: fx.Node) -> Any:
+        return attrgetter(str(source.target))(graph_module) if source.op == "get_attr" else value(source)
+
+    args, kwargs = fx.map_arg(node.args, given), fx.map_arg(node.kwargs, given)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    layer = layer_of(graph_module, node)
+    function = layer if layer is not None else node.target
+    assert callable(function)
+    return function(*args, **kwargs)
+
+
+def free_name(graph_module: fx.GraphModule, name: str) -> str:
+    """Return the first of ``name_2``, ``name_3`` ... that no module has."""
+    taken = {name for name, _ in graph_module.named_modules(remove_duplicate=False)}
+    return next(free for n in itertools.count(2) if (free := f"{name}_{n}") not in taken)
+
+
+def bypass(node: fx.Node, source: fx.Node | None = None) -> None:
+    """Erase a node; what read it reads `source`, by default the first node that it read."""
+    node.replace_all_uses_with(source or node.all_input_nodes[0])
+    node.graph.erase_node(node)
+
+
+def replace(graph_module: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module, source: fx.Node) -> fx.Node:
+    """Put a layer, called with `source`, in the place of a node, under a name; return its node."""
+    graph_module.add_submodule(name, layer)
+    with graph_module.graph.inserting_after(node):
+        new = graph_module.graph.call_module(name, (source,))
+    bypass(node, new)
+    return new
+
+
+def erase_dead(graph: fx.Graph, erasable: Callable[[fx.Node], bool] = lambda node: True) -> None:
+    """Erase the nodes that nothing reads, from the last to the first; inputs and outputs stay."""
+    for node in reversed(list(graph.nodes)):
+        if node.op not in ("placeholder", "output") and not node.users and erasable(node):
+            graph.erase_node(node)
+
+
+def give(graph_module: fx.GraphModule, outputs: fx.Node | tuple[fx.Node, ...]) -> None:
+    """Make a graph return other nodes, and take out what none of them needs."""
+    next(iter(reversed(graph_module.graph.nodes))).args = (outputs,)
+    erase_dead(graph_module.graph)
+    finish(graph_module)
+
+
+def finish(graph_module: fx.GraphModule, drop_unused: bool = True) -> fx.GraphModule:
+    """Check and compile a graph after changes, and drop the modules that it does not call; return it."""
+    if drop_unused:
+        graph_module.delete_all_unused_submodules()
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return graph_module
+
+
+def shared_copy(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Return a graph module with a graph of its own and the same layers and tensors."""
+    return fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph))
+
+
+class GraphBuilder:
+    """A new graph with layers and tensors of an old one, and others."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.old, self.graph = graph_module, fx.Graph()
+        self.parts: dict[str, Any] = {}
+
+    def copy(self, node: fx.Node, value: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        """Add a node as it is in the old graph, with other nodes for those that it reads."""
+        if node.op in ("call_module", "get_attr"):
+            self.parts[str(node.target)] = attrgetter(str(node.target))(self.old)
+        return self.graph.node_copy(node, value)
+
+    def layer(self, name: str, layer: nn.Module, source: fx.Node) -> fx.Node:
+        """Add a call of a layer under a name."""
+        self.parts[name] = layer
+        return self.graph.call_module(name, (source,))
+
+    def constant(self, tensor: Tensor, name: str = "constant") -> fx.Node:
+        """Add a tensor."""
+        self.parts[free := f"{name}_{len(self.parts)}"] = tensor
+        return self.graph.get_attr(free)
+
+    def build(self) -> fx.GraphModule:
+        """Return the module, in evaluation mode."""
+        return fx.GraphModule(self.parts, self.graph).eval()
