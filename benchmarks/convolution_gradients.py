@@ -3,10 +3,10 @@
     python benchmarks/convolution_gradients.py [BACKBONE ...]
 
 A library may compute a gradient wrongly, or write beyond its memory, for one shape on one processor. Each net trains
-for a step in a child process, with the C library's heap checker if it works here, in fp32 and bf16 with two threads; the
-layers that stay
-convolutions (`use_products`) then repeat their backward pass on their own shapes, and the gradient is compared with a
-product of unfolded inputs in float64. Writes benchmarks/results/convolution-gradients-<processor>.json.
+for a step in a child process, in fp32 and bf16 with two threads, with the C library's heap checker if it works here.
+The layers that stay convolutions (`use_products`) then repeat their backward pass on their own shapes, and the gradient
+is compared with a product of unfolded inputs in float64.
+Writes benchmarks/results/convolution-gradients-<processor>.json.
 """
 
 from __future__ import annotations
