@@ -66,7 +66,7 @@ class ProcessGroup:
 
         device = self.accelerator.device
         moved = tensor.to(device)
-        with self.told():
+        with self.translate_errors():
             dist.all_reduce(moved)
         return moved.cpu()
 
@@ -74,12 +74,12 @@ class ProcessGroup:
         """What is called for a forward pass, so that the gradients of all processes are averaged."""
         if self.size == 1:
             return net
-        with self.told():
+        with self.translate_errors():
             return self.accelerator.prepare_model(net)
 
-    def apart(self, wrapped: Any, apart: bool) -> AbstractContextManager[None]:
-        """While it lasts, gradients stay where they are: those of a step are averaged once, with its last part."""
-        return self.accelerator.no_sync(wrapped) if self.size > 1 and apart else contextlib.nullcontext()
+    def no_sync(self, wrapped: Any, last: bool) -> AbstractContextManager[None]:
+        """Keep gradients local except in the `last` part of a step, so that they are averaged once."""
+        return self.accelerator.no_sync(wrapped) if self.size > 1 and not last else contextlib.nullcontext()
 
     def at(self, step: int) -> None:
         """Note how far this process is, for the others to name it when it stays behind."""
@@ -97,12 +97,12 @@ class ProcessGroup:
         if self.first:
             self.pulse.store.set(f"done/{work}", "")
             return
-        with self.told():
+        with self.translate_errors():
             self.pulse.wait(f"done/{work}", ended)
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """A lost connection, or one that is waited for in vain, as one line that names who is missing."""
+    def translate_errors(self) -> Iterator[None]:
+        """Raise a lost connection or a time-out as one line that names the missing process."""
         try:
             yield
         except RuntimeError as problem:

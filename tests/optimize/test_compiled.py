@@ -85,9 +85,9 @@ def test_bf16_has_nearly_the_same_labels(name):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 2), st.integers(0, 2))
-def test_any_size_batch_and_sight(height, width, count, sight):
+def test_any_size_batch_and_warmup(height, width, count, warmup):
     net = ANY
-    prepared = CompiledModel(net, "torch", sight=sight)
+    prepared = CompiledModel(net, "torch", warmup=warmup)
     for _ in range(2):
         difference, _ = compare(net, prepared, image(net, (height, width), count))
         assert difference <= 1e-5
@@ -110,14 +110,14 @@ def test_fewer_multiplications_are_the_same_scores(name, all_filtered):
     for size in ((66, 90), (35, 41)):
         difference, labels = compare(net, prepared, image(net, size, count=2))
         assert difference <= 1e-5 and labels >= 0.9999
-    layers = {type(layer) for layer in prepared.quick(prepared.net).modules()}
+    layers = {type(layer) for layer in prepared.accelerate(prepared.net).modules()}
     assert (WinogradConv2d in layers) == (name != "mobilenet_v2") and RowsConv2d in layers
 
 
 def test_sizes_that_come_once_multiply_less_too(all_filtered):
-    prepared = CompiledModel(ANY, "torch", sight=1)
+    prepared = CompiledModel(ANY, "torch", warmup=1)
     for number, size in enumerate(((40, 50), (44, 50), (40, 54), (40, 50))):
-        assert bool(prepared.quick.kept) == (number > 1)
+        assert bool(prepared.accelerate.kept) == (number > 1)
         difference, _ = compare(ANY, prepared, image(ANY, size))
         assert difference <= 1e-5
     assert list(prepared.forms) == [(40, 50)]
@@ -127,17 +127,17 @@ def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_fi
     prepared = CompiledModel(ANY, "torch")
     monkeypatch.setattr(torch_cpu.process_memory, "available", lambda: 0)
     prepared.coarse(image(ANY, (40, 40)))
-    assert not prepared.quick.kept
+    assert not prepared.accelerate.kept
     monkeypatch.setattr(torch_cpu.process_memory, "available", lambda: 1 << 30)
     prepared.coarse(image(ANY, (41, 40)))
-    kept = dict(prepared.quick.kept)
+    kept = dict(prepared.accelerate.kept)
     prepared.coarse(image(ANY, (42, 40)))
-    assert kept and kept == prepared.quick.kept
+    assert kept and kept == prepared.accelerate.kept
 
 
 @pytest.mark.skipif("openvino" not in USED, reason="openvino is not installed")
 def test_a_size_that_is_new_goes_before_its_form_is_made():
-    prepared = CompiledModel(ANY, "openvino", "bf16", sight=1)
+    prepared = CompiledModel(ANY, "openvino", "bf16", warmup=1)
     x = image(ANY, (64, 64))
     first, second = prepared(x), prepared(x)
     assert not torch.equal(first, second) and (first.argmax(1) == second.argmax(1)).float().mean() >= 0.97

@@ -61,7 +61,7 @@ def test_a_process_id_from_the_store_is_never_signalled():
         pulse = Heartbeat(store, 0, 2, timeout=0.2)
         with (
             pytest.raises(RunError, match="process 0 of 2: process 1 does not answer"),
-            ProcessGroup(0, 2, pulse=pulse).told(),
+            ProcessGroup(0, 2, pulse=pulse).translate_errors(),
         ):
             raise RuntimeError("Timed out waiting for gloo")
         pulse.end()

@@ -61,7 +61,7 @@ def converted(net: FCN, precision: str) -> FCN:
     return found.eval()
 
 
-class Quick:
+class LayerAccelerator:
     """Makes nets that share the weights of one faster on a CPU, by other forms of some layers: those of many channels
     multiply less (`fullconv.optimize.winograd`), those of many weights, such as fc6 and fc7, are products
     (`fullconv.optimize.im2col`), and those near the image are run in bands (`fullconv.optimize.cache_blocking`).
@@ -98,7 +98,7 @@ class Quick:
         return found
 
 
-def form(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
+def variant(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
     """The net itself, fed in its precision and layout."""
     kind = TYPES[precision]
 
@@ -114,4 +114,4 @@ def compiled(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
     def by_compiler(trunk: nn.Module) -> nn.Module:
         return torch.compile(trunk, dynamic=False, options={"freezing": True})  # type: ignore[return-value]
 
-    return form(net.with_trunks(by_compiler), precision)
+    return variant(net.with_trunks(by_compiler), precision)

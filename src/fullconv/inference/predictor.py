@@ -49,7 +49,7 @@ class Predictor(Model):
             if not isinstance(net, FCN):
                 raise UsageError(f"engine {engine}: it takes an FCN, not {type(net).__name__}; use the engine eager")
             # For one image a form for its size would cost more than it saves.
-            self.prepared = CompiledModel(net, engine, precision, sight=WARMUP[engine])
+            self.prepared = CompiledModel(net, engine, precision, warmup=WARMUP[engine])
 
     def logits(self, image: Image) -> Tensor:
         """(1, K, H, W) float32 scores of an image (H, W, 3) uint8 RGB; of two heads those of the semantic one."""

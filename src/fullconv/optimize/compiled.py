@@ -76,7 +76,7 @@ def check(engine: str, precision: str) -> None:
 class CompiledModel:
     """An FCN prepared by one engine: call it with the net's own input (N, C, H, W) of any size.
 
-    sight: how many images of a size are seen before a form for that size is made; those before take the net as it is,
+    warmup: how many images of a size are seen before a form for that size is made; those before take the net as it is,
     in torch from the second image on with fewer multiplications. With 0 the form is made at once.
 
     >>> from fullconv.config import ModelConfig
@@ -86,16 +86,16 @@ class CompiledModel:
     torch.Size([1, 3, 40, 50])
     """
 
-    def __init__(self, net: FCN, engine: str = "torch", precision: str = "fp32", sight: int = 0) -> None:
+    def __init__(self, net: FCN, engine: str = "torch", precision: str = "fp32", warmup: int = 0) -> None:
         check(engine, precision)
-        self.engine, self.precision, self.sight = engine, precision, sight
+        self.engine, self.precision, self.warmup = engine, precision, warmup
         own = precision if engine in ("torch", "compile") else "fp32"  # other engines convert by themselves
         with torch.no_grad():
             self.net = torch_cpu.converted(folded(net.eval()), own)
-        self.plain = torch_cpu.form(self.net, own)
+        self.plain = torch_cpu.variant(self.net, own)
         on_cpu = next(self.net.parameters()).device.type == "cpu"  # a GPU's library has such forms of its own
-        self.quick = torch_cpu.Quick() if engine == "torch" and on_cpu else None
-        self.forms: OrderedDict[Size, Callable[[Tensor], Scores]] = OrderedDict()
+        self.accelerate = torch_cpu.LayerAccelerator() if engine == "torch" and on_cpu else None
+        self.variants: OrderedDict[Size, Callable[[Tensor], Scores]] = OrderedDict()
         self.seen: dict[Size, int] = {}
         self.lock = threading.RLock()  # of both: a size that is new to several threads is prepared once
         weights = sum(parameter.nbytes for parameter in self.net.parameters())
@@ -105,7 +105,7 @@ class CompiledModel:
     def coarse(self, x: Tensor) -> Scores:
         """The scores at the stride of the net, by task."""
         with torch.inference_mode():
-            return {task: scores.float() for task, scores in self._form((x.shape[2], x.shape[3]))(x).items()}
+            return {task: scores.float() for task, scores in self._variant((x.shape[2], x.shape[3]))(x).items()}
 
     def __call__(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """The logits at the size of the image; for two heads, a dict of them by task."""
@@ -116,34 +116,34 @@ class CompiledModel:
             }
         return logits if len(logits) > 1 else logits["semantic"]
 
-    def _form(self, shape: Size) -> Callable[[Tensor], Scores]:
+    def _variant(self, shape: Size) -> Callable[[Tensor], Scores]:
         """The function for inputs of one height and width."""
         with self.lock:
-            if shape in self.forms:
-                self.forms.move_to_end(shape)
-                return self.forms[shape]
-            if self.seen.get(shape, 0) < self.sight:
-                form = self.again if self.seen else self.plain
+            if shape in self.variants:
+                self.variants.move_to_end(shape)
+                return self.variants[shape]
+            if self.seen.get(shape, 0) < self.warmup:
+                variant = self.again if self.seen else self.plain
                 self.seen[shape] = self.seen.get(shape, 0) + 1
                 if len(self.seen) > 10_000:
                     self.seen.clear()
-                return form
-            while len(self.forms) >= self.kept:
-                self.forms.popitem(last=False)
-            self.forms[shape] = self._make(shape)
-            return self.forms[shape]
+                return variant
+            while len(self.variants) >= self.kept:
+                self.variants.popitem(last=False)
+            self.variants[shape] = self._make(shape)
+            return self.variants[shape]
 
     @cached_property
     def again(self) -> Callable[[Tensor], Scores]:
         """The net as it is for sizes that are new, from the second image on: made once, for all of them."""
-        return self.plain if self.quick is None else torch_cpu.form(self.quick(self.net), self.precision)
+        return self.plain if self.accelerate is None else torch_cpu.variant(self.accelerate(self.net), self.precision)
 
     def _make(self, size: Size) -> Callable[[Tensor], Scores]:
         net = specialize_for_size(self.net, *size)
-        if self.quick is not None:
-            net = self.quick(net)
+        if self.accelerate is not None:
+            net = self.accelerate(net)
         if self.engine == "torch":
-            return torch_cpu.form(net, self.precision)
+            return torch_cpu.variant(net, self.precision)
         if self.engine == "compile":
             return torch_cpu.compiled(net, self.precision)
         if self.engine == "onnx":

@@ -78,7 +78,7 @@ class Work:
             for number, (images, labels) in enumerate(cut, start=1):
                 x = to_input(images.to(device), self.convention).contiguous(memory_format=torch.channels_last)
                 last = part is parts[-1] and number == len(cut)
-                with self.processes.apart(forward, not last), self.processes.told():
+                with self.processes.no_sync(forward, last), self.processes.translate_errors():
                     with self.arithmetic(device):
                         logits = forward(x)
                     loss = step_loss(logits, {task: label.to(device) for task, label in labels.items()},
