@@ -120,7 +120,7 @@ def test_sizes_that_come_once_multiply_less_too(all_filtered):
         assert bool(prepared.accelerate.kept) == (number > 1)
         difference, _ = compare(ANY, prepared, image(ANY, size))
         assert difference <= 1e-5
-    assert list(prepared.forms) == [(40, 50)]
+    assert list(prepared.variants) == [(40, 50)]
 
 
 def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_filtered, monkeypatch):
@@ -166,7 +166,7 @@ def test_few_sizes_are_kept_and_old_ones_made_again():
     before = prepared(first)
     for side in range(34, 34 + 2 * prepared.kept):
         prepared(image(ANY, (side, 33)))
-    assert len(prepared.forms) == prepared.kept and (33, 33) not in prepared.forms
+    assert len(prepared.variants) == prepared.kept and (33, 33) not in prepared.forms
     assert torch.equal(prepared(first), before)
 
 
