@@ -166,7 +166,7 @@ def test_few_sizes_are_kept_and_old_ones_made_again():
     before = prepared(first)
     for side in range(34, 34 + 2 * prepared.kept):
         prepared(image(ANY, (side, 33)))
-    assert len(prepared.variants) == prepared.kept and (33, 33) not in prepared.forms
+    assert len(prepared.variants) == prepared.kept and (33, 33) not in prepared.variants
     assert torch.equal(prepared(first), before)
 
 
@@ -211,7 +211,7 @@ def test_compiling_by_itself_takes_the_fastest_that_agrees_at_its_size(monkeypat
     monkeypatch.setattr(autotune, "installed", lambda: ["torch", "compile", "onnx"])
     monkeypatch.setattr(autotune, "benchmark", tried)
     found = fullconv.compile(ANY, (40, 50))
-    assert found.engine == "torch" and list(found.forms) == [(40, 50)]
+    assert found.engine == "torch" and list(found.variants) == [(40, 50)]
     assert seen == [((1, 3, 40, 50), ["fp32"], ["onnx", "torch"])]
     monkeypatch.setattr(autotune, "benchmark", lambda *given: [])
     assert fullconv.compile(ANY, (40, 50)).engine == "torch"
