@@ -2,6 +2,7 @@
 
 import weakref
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import safetensors.torch
@@ -20,7 +21,7 @@ from fullconv.config import ModelConfig
 from fullconv.models.backbones.registry import BACKBONES
 from fullconv.models.build import build, from_classifier
 from fullconv.models.convolutionalize import convolutionalize
-from fullconv.profiling.graph_cost import PARTS, cost, depth, feature_sizes
+from fullconv.profiling.graph_cost import PARTS, cost, depth, feature_sizes, peak_bytes
 
 ON_ANY = {"lenet": {"stride": 4, "width": 0.1}} | {
     name: {"stride": 8 if name.startswith("squeezenet") else 32, "width": 1 / 32 if name.startswith("vgg") else 0.1}
@@ -254,3 +255,15 @@ def test_what_lives_and_what_is_kept_is_really_seen():
     assert most_live(net, image) == 4 * cells * (1 + 2 + 2)
     # The input of the convolution, the result of the ReLU, which the pool needs too, and the indices.
     assert kept_for_backward(net, image) == 4 * cells * (1 + 2) + 8 * cells * 2 // 4
+
+
+def test_a_net_is_planned_for_while_other_threads_run_it():
+    net = build(ModelConfig("mobilenet_v2", stride=8, num_classes=3, width=0.1)).eval()
+    x = torch.rand(1, 3, 33, 40)
+    with ThreadPoolExecutor(4) as pool, torch.inference_mode():
+        expected = net(x)
+        planned = [pool.submit(peak_bytes, net, 32 + n % 3, 40) for n in range(24)]
+        ran = [pool.submit(torch.inference_mode()(net), x) for _ in range(24)]
+        assert len({future.result() for future in planned}) <= 3
+        assert all(torch.equal(future.result(), expected) for future in ran)
+    assert not net.training

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.models.fcn import FCN, Score, Upscore
 from fullconv.models.graph import node_names
-from fullconv.profiling.memory_model import FakeModel, dry_run
+from fullconv.profiling.memory_model import FakeModel, dry_run, skeleton
 
 PARTS = ("trunk", "scores", "upsampling")
 """What the arithmetic is counted for."""
@@ -106,14 +106,15 @@ def flops_by_part(net: FCN, height: int, width: int) -> dict[str, int]:
 
 def peak_bytes(net: FCN, height: int, width: int) -> int:
     """The most bytes that tensors other than weights take at one time in inference, image and logits included."""
+    net = skeleton(net).eval()
     with dry_run(net) as run, torch.no_grad():
-        net.eval()
         run(_images(net, run, 1, height, width))
     return run.ledger.tensors - run.start
 
 
 def kept_bytes(net: FCN, height: int, width: int) -> int:
     """The bytes that the forward pass of training leaves for the backward pass, without the weights."""
+    net = skeleton(net).train()
     try:
         return _kept(net, 1, height, width)
     except ValueError:  # torch trains no batch norm on one number; what is kept grows evenly with the images
@@ -128,7 +129,6 @@ def _kept(net: FCN, images: int, height: int, width: int) -> int:
             kept.add(run.ledger.show(tensor))
             return tensor
 
-        net.train()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             logits = run(_images(net, run, images, height, width))
         held = run.ledger.holds()

@@ -8,16 +8,19 @@ a training (`fullconv.training.memory_plan`) its step. What a library allocates 
 from __future__ import annotations
 
 import contextlib
+import copy
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+Net = TypeVar("Net", bound=nn.Module)
 
 LARGE = 32 << 20
 """Bytes from which on glibc asks the system for each piece of memory and gives it back at once. Smaller ones are cut
@@ -128,6 +131,15 @@ class FakeModel:
     def __call__(self, x: Tensor) -> Any:
         """The result of the net for a fake input, itself fake."""
         return torch.func.functional_call(self.net, self.weights, (x,))
+
+
+def skeleton(net: Net) -> Net:
+    """Copy a net with meta tensors in place of its weights: a dry run of the copy leaves the net to other threads."""
+    weights = {
+        id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
+        for t in (*net.parameters(), *net.buffers())
+    }
+    return copy.deepcopy(net, weights)
 
 
 @contextlib.contextmanager
