@@ -1,4 +1,4 @@
-"""What a verb is given to predict: files, folders, patterns, lists, videos, published sets, as one list of inputs."""
+"""What is given to predict: files, folders, patterns, lists, videos, published sets, as one list of inputs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fullconv import distributed
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -79,16 +80,27 @@ def of_shard(inputs: list[Input], number: int, count: int) -> list[Input]:
     return [given for k, given in enumerate(inputs) if k in mine]
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """The numbers of ``i/n``.
+def part_of(shard: str | None) -> tuple[int, int]:
+    """Return which part of how many this process predicts: that of ``I/N``, or under torchrun its own.
 
-    >>> shard_of("2/3")
+    >>> part_of("2/3")
     (2, 3)
     """
-    number, _, count = text.partition("/")
+    if shard is None:
+        rank, size = distributed.place()
+        return rank + 1, size
+    number, _, count = shard.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"--shard {text}: give which part of how many, 1/4 to 4/4")
+        raise UsageError(f"--shard {shard}: give which part of how many, 1/4 to 4/4")
     return int(number), int(count)
+
+
+def of_images(images: Sequence[Any]) -> list[Input]:
+    """Return images that are in memory as inputs, which are named by their numbers from 1."""
+    return [
+        Input(f"{number:06d}", f"image {number}", partial(_given, image))
+        for number, image in enumerate(images, start=1)
+    ]
 
 
 def of_dataset(words: Sequence[str], split: str | None, competition: str | None) -> list[Input]:
@@ -106,6 +118,12 @@ def of_dataset(words: Sequence[str], split: str | None, competition: str | None)
     data = official.open(split or official.about.val)
     sources = zip(data.files.names, data.files.images, strict=True)
     return [Input(name, str(files[0]), partial(_read_sample, data, k)) for k, (name, files) in enumerate(sources)]
+
+
+def _given(image: Any, model: Model) -> Image:
+    from fullconv.inference.preprocess import as_input
+
+    return as_input(image, model.header.input)
 
 
 def _read_file(file: Path, model: Model) -> Image:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fullconv.bench.machine import machine
 from fullconv.data.dataset import photograph
+from fullconv.hardware import machine
 from fullconv.reporting.pictures import colour_label, side_by_side
 from fullconv.reproduce.learning import Learned
 from fullconv.reproduce.paper_tables import FOUR

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from fullconv.bench.machine import machine
+from fullconv.hardware import machine
 from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan
 from fullconv.reproduce.plots import Panel, lines, running
 from fullconv.reproduce.result import Result, Row, Say

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fullconv.bench.machine import machine
 from fullconv.config import TrainConfig
+from fullconv.hardware import machine
 from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR
 from fullconv.reproduce.plots import bars

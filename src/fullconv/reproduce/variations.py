@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fullconv.bench.machine import machine
 from fullconv.config import TrainConfig
 from fullconv.data.dataset import Dataset
+from fullconv.hardware import machine
 from fullconv.reproduce.learning import StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR
 from fullconv.reproduce.plots import bars
