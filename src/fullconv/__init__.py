@@ -37,6 +37,7 @@ _HOME = {
     "check": "checking.check_dataset:check_dataset",
     "convert": "weights.convert:convert_source",
     "export": "exporting.export",
+    "verify": "weights.checkpoint",
     "compile": "optimize.autotune",
     "load": "inference.predictor",
     "Predictor": "inference.predictor",

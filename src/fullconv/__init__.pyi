@@ -27,6 +27,7 @@ from fullconv.models.trace import walk as walk
 from fullconv.optimize.autotune import compile as compile
 from fullconv.reporting.train_and_report import train as train
 from fullconv.training.loop import fit as fit
+from fullconv.weights.checkpoint import verify as verify
 from fullconv.weights.convert import convert_source as convert
 
 __version__: str
@@ -34,5 +35,5 @@ __all__ = [
     "FCN", "AxisMap", "FullconvError", "InputConvention", "LabelSpace", "ModelConfig", "Predictor", "Sample", "Scores",
     "Segmentation", "TrainConfig", "Window", "adapt", "build", "check", "compile", "confusion_matrix", "convert",
     "convolutionalize", "evaluate", "export", "fit", "load", "open_dataset", "predict", "rarefy", "scores",
-    "shift_and_stitch", "train", "walk",
+    "shift_and_stitch", "train", "verify", "walk",
 ]  # fmt: skip
