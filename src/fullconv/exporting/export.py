@@ -300,6 +300,8 @@ def refuse(path: Path, int8: bool) -> None:
 
 
 def _fcn(predictor: Predictor) -> FCN:
+    if not isinstance(predictor, Predictor):
+        raise UsageError(f"export: predictor is a {type(predictor).__name__}; give a Predictor, as fullconv.load does")
     if not isinstance(predictor.net, FCN):
         raise UsageError(f"export: {type(predictor.net).__name__} is no FCN; give the checkpoint of one")
     return predictor.net
