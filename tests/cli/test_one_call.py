@@ -237,22 +237,23 @@ def test_convert_writes_what_the_verb_writes(classifier, tmp_path, capsys):
 
 
 def test_export_takes_paths_and_data(trained, digits_folder, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
     _, result, _ = trained
     limits = {"data": digits_folder, "limit": 1}
-    found = fullconv.export(str(result.model), tmp_path / "call.pt2", **limits)
+    found = fullconv.export(str(result.model), tmp_path / "call.onnx", **limits)
     code, out, _ = call(
-        capsys, "export", result.model, "--out", tmp_path / "verb.pt2", "--data", digits_folder, "--limit", 1, "--json"
+        capsys, "export", result.model, "--out", tmp_path / "verb.onnx", "--data", digits_folder, "--limit", 1, "--json"
     )
     said = json.loads(out)
     plain = json.loads(json.dumps(found.to_dict()))
     assert code == 0 and {**plain, "file": said["file"], "bytes": said["bytes"]} == said
-    assert found.path == tmp_path / "call.pt2" and found.mean_iu is not None and found.path.is_file()
+    assert found.path == tmp_path / "call.onnx" and found.mean_iu is not None and found.path.is_file()
     loaded = fullconv.predict(found.path, sorted((digits_folder / "val" / "images").iterdir()))
     assert len(loaded) == 2 and not loaded.failed
     for given, words in (({"limit": 0}, "--limit is 0"), ({"size": (9, 9)}, "--size 9x9: an image of")):
         with pytest.raises(UsageError, match=words):
-            fullconv.export(result.model, tmp_path / "no.pt2", **{**limits, **given})
-    assert not (tmp_path / "no.pt2").exists()
+            fullconv.export(result.model, tmp_path / "no.onnx", **{**limits, **given})
+    assert not (tmp_path / "no.onnx").exists()
 
 
 def test_verify_finds_a_flipped_bit(model, tmp_path):

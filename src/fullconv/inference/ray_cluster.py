@@ -207,7 +207,10 @@ def knock(address: str) -> None:
 
 @contextlib.contextmanager
 def without_remarks() -> Iterator[None]:
-    """While Ray starts: its parts in C++ write to standard error what they are set to."""
+    """Close standard error while Ray starts, whose parts in C++ report their settings there; in a process of ours."""
+    if not host.owns_process():
+        yield
+        return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -246,7 +249,8 @@ def connected(address: str, workers: int | None) -> Iterator[ModuleType]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        if host.owns_process():
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
         try:
             yield ray
         finally:

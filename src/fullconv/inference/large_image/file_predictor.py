@@ -32,7 +32,7 @@ class LargeFilePredictor:
     log: Callable[[str], Any]
 
     def accepts(self, path: Path, stream: BinaryIO) -> bool:
-        """Return whether a file, which is open, is to be predicted here. Raises `UsageError` if it must be, and cannot be."""
+        """Return whether an open file is to be predicted here. Raises `UsageError` if it must be, and cannot be."""
         from fullconv.inference.exported import ExportedPredictor
         from fullconv.inference.large_image.tiling_options import WHOLE, TilingOptions
         from fullconv.io.windowed import outline
