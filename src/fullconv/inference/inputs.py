@@ -37,7 +37,7 @@ class Input:
     file: Path | None = None
 
 
-def gather(words: Sequence[str], out: Path, recursive: bool = False) -> list[Input]:
+def gather(words: Sequence[str], out: Path | None, recursive: bool = False) -> list[Input]:
     """The inputs that words name, in their order: files, folders, patterns, ``@LIST``.
 
     The name of an output is the stem of its file, or the whole name where two share a stem; with `recursive` the
@@ -135,7 +135,7 @@ def _read_sample(data: Any, number: int, model: Model) -> Image:
     return image
 
 
-def _of_word(word: str, out: Path, recursive: bool) -> list[Found]:
+def _of_word(word: str, out: Path | None, recursive: bool) -> list[Found]:
     path = Path(word)
     if path.is_dir():
         return _of_folder(path, out, recursive)
@@ -160,7 +160,7 @@ def _of_pattern(pattern: str) -> Iterator[Found]:
         yield file, Path(file.stem)
 
 
-def _of_folder(folder: Path, out: Path, recursive: bool) -> list[Found]:
+def _of_folder(folder: Path, out: Path | None, recursive: bool) -> list[Found]:
     """The images in a folder; those of its subfolders too where that is wanted, but not what is written there."""
     from fullconv.datasets.folder.layouts import IMAGE_SUFFIXES
 
@@ -178,11 +178,11 @@ def _of_folder(folder: Path, out: Path, recursive: bool) -> list[Found]:
     return found
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and one.samefile(other)
+def _same(one: Path, other: Path | None) -> bool:
+    return other is not None and other.exists() and one.samefile(other)
 
 
-def _of_list(file: Path, out: Path, recursive: bool) -> list[Found]:
+def _of_list(file: Path, out: Path | None, recursive: bool) -> list[Found]:
     """What a list names, one path a line, from the folder that it lies in."""
     from fullconv.io.decoding import open_file
 

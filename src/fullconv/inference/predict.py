@@ -18,9 +18,6 @@ from fullconv.io.decoding import MAX_PIXELS
 if TYPE_CHECKING:
     from fullconv.inference.model import Model
 
-NOWHERE = Path("no-output")
-"""Stands for the folder of the outputs where inputs are searched and nothing is written."""
-
 
 def predict(
     model: str | Path | Model,
@@ -75,7 +72,7 @@ def predict(
         recursive: Include subfolders.
         every: Use every n-th frame of a video.
         skip_existing: Leave out images whose files exist.
-        shard: ``I/N``: only part I of N of the images.
+        shard: ``I/N``: only part I of N of the images. Under torchrun each process predicts its own part.
         ray: Address of a Ray cluster, or ``local``.
         ray_workers: How many workers of it.
         submission: ``comp5`` or ``comp6``: also write ``submission.zip`` for the server of PASCAL VOC.
@@ -112,7 +109,7 @@ def predict(
         found = of_images(words)
     else:
         words = [str(word) for word in words]
-        found = of_dataset(words, split, submission) or gather(words, folder or NOWHERE, recursive)
+        found = of_dataset(words, split, submission) or gather(words, folder, recursive)
     found = of_shard(found, number, count)
     if ray and (folder is None or not isinstance(model, str | Path)):
         raise UsageError("--ray: the workers need files; give the path of the model and --out")
