@@ -1,4 +1,4 @@
-"""How many of our functions lie between the caller and the network, and the decoder: docs/architecture.md states them."""
+"""How many of our functions lie between a caller and the decoder or the network; docs/architecture.md states it."""
 
 import re
 import sys
