@@ -183,6 +183,10 @@ def test_train_in_stages(digits_folder, tmp_path):
     assert [event.stride for event in events if isinstance(event, StageStarted)] == [32, 16]
     assert result.folder == tmp_path / "run" and result.predictor.header.model.stride == 16
     assert weights_of(result.model) == weights_of(tmp_path / "run" / "16s" / "model.safetensors")
+    stop = Stop(tmp_path / "stop")
+    stop.file.touch()
+    ended = fullconv.train(digits_folder, tmp_path / "ended", recipe=recipe, stop=stop)
+    assert (ended.folder, ended.steps, ended.report) == (tmp_path / "ended" / "32s", 1, None)
     with pytest.raises(UsageError, match="has a stride for each stage"):
         fullconv.train(digits_folder, tmp_path / "other", recipe=recipe, model={"stride": 8})
 

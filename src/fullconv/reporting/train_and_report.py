@@ -80,7 +80,7 @@ class ReportProgress:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The outcome of a run.
+    """The outcome of a run; of a recipe in stages that is stopped, that of the stage.
 
     steps: those done, of `total`. scores: the best on the validation split in this call. report: the page; None if the
     run is to be continued. stopped: what ended it before its last step.
@@ -221,7 +221,7 @@ def _train_stages(job: _Job, stages: list[dict[str, Any]]) -> TrainingResult:
         resume = job.resume and _begun(folder)
         result = _train_one(replace(job, out=folder, weights=start, resume=resume), stage, skip_finished=True)
         if job.stop.reason:
-            return replace(result, folder=job.out)
+            return result
         start = result.model
         job.processes.after_first(f"{folder}/over")  # nobody reads it before it is complete
     if job.processes.first:
