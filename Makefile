@@ -3,17 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test quick faults lint types clean
 
 demo: $(VENV)/.demo  ## the environment, then the main job on built-in data
 	$(BIN)/fullconv demo --out $(OUT)
 
-test: $(VENV)/.dev  ## the environment, then all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## the environment, then all tests, in JOBS processes
+	$(PYTEST)
 
-quick: $(VENV)/.dev  ## the tests that take no time
-	$(BIN)/python -m pytest -m "not slow"
+quick: $(VENV)/.dev  ## all tests but those marked slow
+	$(PYTEST) -m "not slow"
 
 faults: $(VENV)/.dev  ## kills, full disks, power cuts and flipped bits in full counts: many minutes
 	$(BIN)/python benchmarks/faults.py

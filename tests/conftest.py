@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run in several processes; read when torch is imported
+
 import pytest
 import torch
 from hypothesis import settings
