@@ -91,8 +91,8 @@ def test_an_export_that_is_killed_leaves_nothing_for_good(tmp_path):
         "e.keep = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "e.export(predictor('lenet', 4), sys.argv[2], (40, 56))\n"
     )
-    engines = str(Path(__file__).parents[1] / "engines")
-    killed = subprocess.run([sys.executable, "-c", code, engines, str(tmp_path / "m.pt2")], capture_output=True)
+    support = str(Path(__file__).parents[1] / "support")
+    killed = subprocess.run([sys.executable, "-c", code, support, str(tmp_path / "m.pt2")], capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".m.pt2.") and (left / "m.pt2").stat().st_size

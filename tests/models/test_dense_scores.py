@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tests.support.nets import EVERY_BACKBONE
 from torch import nn
 
 from fullconv.errors import UsageError
@@ -313,7 +314,7 @@ def halves():
     return [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.MaxPool2d(2)]
 
 
-@pytest.fixture(scope="module", params=sorted(BACKBONES))
+@pytest.fixture(scope="module", params=EVERY_BACKBONE)
 def dense(request):
     """A built-in classifier in its dense form, in double precision, and a side at which no pool has a partial
     window.

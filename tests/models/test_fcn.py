@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.nets import small, strides
+from tests.support.nets import EVERY_BACKBONE, FAMILIES, small, strides
 
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
@@ -17,6 +17,7 @@ from fullconv.models.build import build
 from fullconv.weights.transplant import transplant
 
 CASES = [(b, s, p) for b in sorted(BACKBONES) for s in strides(b) for p in ("paper", "tight")]
+FINEST = [(b, strides(b)[-1], p) for b in FAMILIES for p in ("paper", "tight")]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,9 @@ def test_the_sizes_of_the_released_net_at_500():
     ]
 
 
-@pytest.mark.parametrize("backbone, stride, padding", CASES)
+@pytest.mark.parametrize(
+    "backbone, stride, padding", [pytest.param(*c, marks=() if c in FINEST else pytest.mark.slow) for c in CASES]
+)
 def test_logits_have_the_size_of_any_image(backbone, stride, padding):
     net = small(backbone, stride, padding=padding)
     with torch.no_grad():
@@ -63,6 +66,7 @@ def test_logits_have_the_size_of_any_image(backbone, stride, padding):
             assert net(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)
 
 
+@settings(max_examples=20)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), case=st.sampled_from(CASES))
 def test_the_margin_brings_every_crop_into_bounds(height, width, case):
     with torch.device("meta"):
@@ -162,7 +166,7 @@ def with_scores(net):
     return net
 
 
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
 def test_a_pickled_net_gives_the_same_logits(backbone):
     net, x = with_scores(small(backbone, strides(backbone)[-1])), torch.randn(1, 3, 61, 70)
     file = io.BytesIO()

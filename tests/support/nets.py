@@ -1,5 +1,7 @@
 """Small networks that many tests share."""
 
+import pytest
+
 from fullconv.config import ModelConfig
 from fullconv.models.backbones.registry import BACKBONES
 from fullconv.models.build import build
@@ -8,6 +10,10 @@ SMALL = {name: {"width": 1 / 32} for name in BACKBONES if name.startswith("vgg")
     "lenet": {"width": 0.1},
     "mobilenet_v2": {"width": 0.1},
 }
+
+
+FAMILIES = "alexnet caffenet googlenet lenet mobilenet_v2 resnet18 squeezenet1_1 vgg11 vgg11_bn".split()
+EVERY_BACKBONE = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(BACKBONES)]
 
 
 def small(backbone, stride, **more):
