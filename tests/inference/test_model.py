@@ -31,8 +31,8 @@ def predictor():
 
 
 def test_every_model_is_evaluated_alike(predictor, tmp_path):
-    export(predictor, tmp_path / "m.pt2", (40, 52))
-    exported = load_exported(tmp_path / "m.pt2")
+    export(predictor, tmp_path / "m.onnx", (40, 52))
+    exported = load_exported(tmp_path / "m.onnx")
     one_pass, flipped = Augmented(predictor), Augmented(predictor, flip=True)
     for model in (predictor, exported, one_pass, flipped):
         assert Model in type(model).__mro__
