@@ -87,12 +87,6 @@ class DilatedAvgPool2d(nn.AvgPool2d):
         return F.conv2d(x, ones, None, self.stride, self.padding, self.dilation, groups=x.shape[1])
 
 
-@windows_of.register
-def _(layer: DilatedAvgPool2d) -> Windows:
-    rows, columns = (Window(layer.kernel_size[a], layer.stride[a], layer.padding[a], layer.dilation[a]) for a in (0, 1))
-    return rows, columns
-
-
 class WidelyPaddedMaxPool2d(nn.MaxPool2d):
     """A max pool whose padding may exceed half of its kernel, which torch refuses, dilated or not: 3 taps with a
     padding of 1 come to that as soon as both are spread.
@@ -108,7 +102,8 @@ class WidelyPaddedMaxPool2d(nn.MaxPool2d):
         return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation)
 
 
-windows_of.register(WidelyPaddedMaxPool2d, pool_windows)
+for _pool in (DilatedAvgPool2d, WidelyPaddedMaxPool2d):
+    windows_of.register(_pool, pool_windows)
 
 Filter = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 """The layers that have a rarefied form and are more than point-wise."""

@@ -1,6 +1,6 @@
 """Rewriting of networks as graphs (`torch.fx`): what every change to a graph of layers is made of.
 
-Graphs are changed in place, on a `shared_copy` where the original stays; `GraphBuilder` writes a new graph.
+Graphs are changed in place; change a `shared_copy` to keep the original.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 
 def layer_of(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -48,11 +48,17 @@ def kind_name(node: fx.Node, layer: nn.Module | None = None) -> str:
     return type(layer).__name__ if layer is not None else str(getattr(node.target, "__name__", node.target))
 
 
+def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+    """Return an argument of a node's call, which it gives by place or by name."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
+
 def works_in_place(node: fx.Node, layer: nn.Module | None = None) -> bool:
     """Whether a node overwrites the first feature that it reads."""
+    if layer is not None:
+        return bool(getattr(layer, "inplace", False))
     name = kind_name(node)
-    in_place = name.endswith("_") or name in ("iadd", "imul") or bool(node.kwargs.get("inplace"))
-    return bool(getattr(layer, "inplace", False)) if layer is not None else in_place
+    return name.endswith("_") or name in ("iadd", "imul") or bool(node.kwargs.get("inplace"))
 
 
 def call(graph_module: fx.GraphModule, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
@@ -117,31 +123,3 @@ def finish(graph_module: fx.GraphModule, drop_unused: bool = True) -> fx.GraphMo
 def shared_copy(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Return a graph module with a graph of its own and the same layers and tensors."""
     return fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph))
-
-
-class GraphBuilder:
-    """A new graph with layers and tensors of an old one, and others."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self.old, self.graph = graph_module, fx.Graph()
-        self.parts: dict[str, Any] = {}
-
-    def copy(self, node: fx.Node, value: Callable[[fx.Node], fx.Node]) -> fx.Node:
-        """Add a node as it is in the old graph, with other nodes for those that it reads."""
-        if node.op in ("call_module", "get_attr"):
-            self.parts[str(node.target)] = attrgetter(str(node.target))(self.old)
-        return self.graph.node_copy(node, value)
-
-    def layer(self, name: str, layer: nn.Module, source: fx.Node) -> fx.Node:
-        """Add a call of a layer under a name."""
-        self.parts[name] = layer
-        return self.graph.call_module(name, (source,))
-
-    def constant(self, tensor: Tensor, name: str = "constant") -> fx.Node:
-        """Add a tensor."""
-        self.parts[free := f"{name}_{len(self.parts)}"] = tensor
-        return self.graph.get_attr(free)
-
-    def build(self) -> fx.GraphModule:
-        """Return the module, in evaluation mode."""
-        return fx.GraphModule(self.parts, self.graph).eval()

@@ -1,6 +1,6 @@
-"""Walks any module and gives the place, size and channels of every feature in it.
+"""The trace of a network: where the cells of every feature look, and the feature's size and channels (section 3).
 
-The walk follows the layers with ``torch.fx``, as Caffe's ``coord_map`` follows the layers of a prototxt: each layer
+`walk` follows the layers with ``torch.fx``, as Caffe's ``coord_map`` follows the layers of a prototxt: each layer
 contributes its window on each axis, point-wise layers contribute nothing, branches must agree. A layer without an
 affine map (a fully connected layer, a global pooling, attention) is refused by its name.
 """
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fullconv.geometry import IMAGE, AxisMap, GeometryError, Window
-from fullconv.models.graph import features_of, kind_name, layer_of, node_names
+from fullconv.models.graph import argument, features_of, kind_name, layer_of, node_names
 
 Windows = tuple[Window, Window]
 """The windows of one layer on the rows and on the columns."""
@@ -33,36 +33,40 @@ POINTWISE_CALLS = {
     F.dropout2d, F.local_response_norm, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp, operator.neg,
     "relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "float",
 }  # fmt: skip
-SUMS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, torch.add,
-torch.mul, torch.maximum,
-        "add", "add_", "mul", "mul_"}  # fmt: skip
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
+SUMS = {
+    operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, torch.add, torch.mul,
+    torch.maximum, "add", "add_", "mul", "mul_",
+}  # fmt: skip
+"""Sums and other arithmetic of features, cell by cell."""
 
 POINTWISE_NAMES = ("DropPath", "LayerNorm2d", "StochasticDepth")
-"""Layers of torchvision and timm that work cell by cell: branches left out in training, a norm over the channels."""
+"""Point-wise layers of torchvision and timm: branches left out in training, a norm over the channels."""
 
 REWEIGHTED = ("ScaledStdConv2d", "StdConv2d")
-"""Convolutions of timm that normalize their weights first, and are convolutions else."""
+"""Convolutions of timm that normalize their weights first."""
 
 
 @singledispatch
 def windows_of(layer: nn.Module) -> Windows | None:
-    """The windows of a layer on both axes, or None for a layer that has no affine map.
+    """Return the windows of a layer on both axes; None if it has no affine map.
 
-    A subclass with a forward of its own may do anything (timm's ``Conv2dSame`` pads by the size of the image), so only
-    the known ones are taken for what they inherit from.
+    A subclass with a forward of its own may do anything (timm's ``Conv2dSame`` pads by the size of the image), so it
+    has no map unless it is registered here or named in `REWEIGHTED`.
     """
-    if isinstance(layer, POINTWISE) or type(layer).__name__ in POINTWISE_NAMES:
-        return Window(1), Window(1)
-    return None
+    pointwise = isinstance(layer, POINTWISE) or type(layer).__name__ in POINTWISE_NAMES
+    return (Window(1), Window(1)) if pointwise else None
 
 
 def _changed(layer: nn.Module, base: type[nn.Module]) -> bool:
     return type(layer).forward is not base.forward and type(layer).__name__ not in REWEIGHTED
+
+
+def _windows(**settings: Any) -> Windows:
+    """Return the windows with these settings, each of which is one number or a pair (rows, columns)."""
+    rows, columns = (
+        {name: value if isinstance(value, int) else value[axis] for name, value in settings.items()} for axis in (0, -1)
+    )
+    return Window(**rows), Window(**columns)
 
 
 @windows_of.register(nn.Conv2d)
@@ -71,43 +75,40 @@ def _(layer: nn.Conv2d) -> Windows | None:
         return None
     padding: Any = layer.padding
     if padding == "valid":
-        padding = (0, 0)
+        padding = 0
     elif padding == "same":
         spans = [(k - 1) * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
         if any(span % 2 for span in spans):
             return None
-        padding = tuple(span // 2 for span in spans)
-    rows, columns = (Window(layer.kernel_size[a], layer.stride[a], padding[a], layer.dilation[a]) for a in (0, 1))
-    return rows, columns
+        padding = [span // 2 for span in spans]
+    return _windows(kernel=layer.kernel_size, stride=layer.stride, padding=padding, dilation=layer.dilation)
 
 
 @windows_of.register(nn.ConvTranspose2d)
 def _(layer: nn.ConvTranspose2d) -> Windows:
-    rows, columns = (
-        Window(layer.kernel_size[a], layer.stride[a], int(layer.padding[a]), layer.dilation[a],
-               transposed=True, output_padding=layer.output_padding[a])
-        for a in (0, 1)
+    return _windows(
+        kernel=layer.kernel_size, stride=layer.stride, padding=layer.padding, dilation=layer.dilation,
+        transposed=True, output_padding=layer.output_padding,
     )  # fmt: skip
-    return rows, columns
 
 
-def _padding(pads: Sequence[int]) -> Windows:
-    """The windows of constants (or, below 0, a cut) at the left, right, top and bottom."""
+def _pad_windows(pads: Sequence[int]) -> Windows:
+    """Return the windows of constants (or, below 0, of a cut) at the left, right, top and bottom."""
     left, right, top, bottom = pads
     return Window(1, padding=top, after=bottom), Window(1, padding=left, after=right)
 
 
 @windows_of.register(nn.ConstantPad2d)
 def _(layer: nn.ConstantPad2d) -> Windows | None:
-    return None if _changed(layer, nn.ConstantPad2d) else _padding(layer.padding)
+    return None if _changed(layer, nn.ConstantPad2d) else _pad_windows(layer.padding)
 
 
 def pool_windows(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows:
-    """The windows of a pool, or of a layer that has the settings of one."""
-    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
-    dilation = _pair(layer.dilation) if isinstance(layer, nn.MaxPool2d) else (1, 1)
-    rows, columns = (Window(kernel[a], stride[a], padding[a], dilation[a], ceil=layer.ceil_mode) for a in (0, 1))
-    return rows, columns
+    """Return the windows of a pool, whatever its forward; torch's average pools have no dilation."""
+    return _windows(
+        kernel=layer.kernel_size, stride=layer.stride, padding=layer.padding, dilation=getattr(layer, "dilation", 1),
+        ceil=layer.ceil_mode,
+    )  # fmt: skip
 
 
 @windows_of.register(nn.MaxPool2d)
@@ -119,7 +120,7 @@ def _(layer: nn.MaxPool2d | nn.AvgPool2d) -> Windows | None:
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of a net: its name, where its cells look on both axes, and its channels (None where unknown)."""
+    """A feature of a network: its name, where its cells look on both axes, and its channels (None if unknown)."""
 
     name: str
     rows: AxisMap
@@ -128,7 +129,7 @@ class Feature:
 
     @property
     def axis(self) -> AxisMap:
-        """The map of both axes, for nets with square windows; refused where they differ."""
+        """The map of both axes; `GeometryError` if they differ."""
         if self.rows != self.columns:
             raise GeometryError(
                 f"feature '{self.name}': rows and columns differ ({self.rows}, {self.columns}); square windows needed"
@@ -138,7 +139,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Trace:
-    """The features of a net in the order in which they are computed, by name."""
+    """The features of a network by name, in the order in which they are computed."""
 
     features: dict[str, Feature]
     sources: dict[str, tuple[str, ...]]
@@ -152,25 +153,23 @@ class Trace:
 
     @property
     def last(self) -> Feature:
-        """The feature computed last: the output of the net."""
+        """The feature computed last: the output of the network."""
         return next(reversed(self.features.values()))
 
     def sizes(self, cells: int, axis: int = 0) -> dict[str, int]:
-        """The size of every feature for an image of `cells` pixels on that axis; 0 or less where a layer would
-        refuse it.
-        """
-        out: dict[str, int] = {}
-        for name in self.features:
-            inputs = [out[source] for source in self.sources[name]]
-            # Where one source is too small the answer stays "too small", whatever a later layer would add.
-            out[name] = (
-                self.windows[name][axis].size(inputs[0]) if inputs and min(inputs) > 0 else (cells if not inputs else 0)
-            )
-        return out
+        """Return the size of every feature on one axis of an image of `cells` pixels; 0 or less if it is too small."""
+        sizes: dict[str, int] = {}
+        for name, sources in self.sources.items():
+            if not sources:
+                sizes[name] = cells
+            elif min(sizes[source] for source in sources) < 1:
+                sizes[name] = 0  # too small stays too small, whatever this layer would add
+            else:
+                sizes[name] = self.windows[name][axis].size(sizes[sources[0]])
+        return sizes
 
     def support(self, name: str, cells: Iterable[int], pixels: int, axis: int = 0) -> set[int]:
-        """The pixels, of an axis of so many, that the given cells of a feature are computed from: exactly, borders
-        included.
+        """Return the pixels, of `pixels` on one axis, from which cells of a feature are computed, borders included.
 
         >>> sorted(walk(nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.MaxPool2d(2))).support("1", [0], pixels=8))
         [0, 1, 2]
@@ -179,21 +178,21 @@ class Trace:
         needed: dict[str, set[int]] = {name: set(cells)}
         for current in reversed(list(self.features)):
             for source in self.sources[current] if current in needed else ():
-                found = self.windows[current][axis].sources(needed[current], sizes[source])
-                needed.setdefault(source, set()).update(found)
+                seen = self.windows[current][axis].sources(needed[current], sizes[source])
+                needed.setdefault(source, set()).update(seen)
         return needed.get(next(iter(self.features)), set())
 
 
 class _Tracer(fx.Tracer):
-    """Stops at every layer whose geometry is known, and at torch's own layers."""
+    """Treat every layer with a known geometry, and torch's own layers, as one node."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return windows_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
 def symbolic_trace(net: nn.Module) -> fx.GraphModule:
-    """The net as a graph of its layers, sharing its parameters; a net that `torch.fx` cannot follow is refused."""
-    if windows_of(net) is not None:  # one bare layer: it is a leaf of a graph, not a graph
+    """Return the graph of a network's layers, with the same parameters; `GeometryError` if fx cannot follow it."""
+    if windows_of(net) is not None:  # one bare layer is a leaf of a graph, not a graph
         net = nn.Sequential(net)
     try:
         return _pools_as_layers(fx.GraphModule(net, _Tracer().trace(net)))
@@ -209,9 +208,9 @@ POOLS = {F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d}
 
 
 def _pools_as_layers(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Pools that a forward calls as functions, as the layers that they are."""
+    """Replace calls of pooling functions by layers."""
     for node in graph_module.graph.nodes:
-        node.type = None  # an annotation, which is a text here, and with which fx cannot be pickled
+        node.type = None  # an annotation is a string here, with which fx cannot be pickled
         if node.op == "call_function" and node.target in POOLS:
             settings = {key: value for key, value in node.kwargs.items() if key != "input"}
             graph_module.add_submodule(f"{node.name}_layer", POOLS[node.target](*node.args[1:], **settings))
@@ -228,15 +227,15 @@ KINDS = {
     nn.AvgPool2d: "average",
     nn.ConstantPad2d: "pad",
 }
-"""The kinds of layers that are more than point-wise."""
+"""The layers that are more than point-wise."""
 
 
 @dataclass(frozen=True)
 class Operation:
     """What a node of a graph does to the features that it reads.
 
-    kind: one of `KINDS`, or ``image``, ``pointwise``, ``sum`` (of features, and other arithmetic cell by cell),
-    ``concatenation`` or ``split`` (into equal parts of the channels, or one of them). layer: the module it calls.
+    kind: a value of `KINDS`, or ``image``, ``pointwise``, ``sum`` (see `SUMS`), ``concatenation`` or ``split`` (of the
+    channels into parts, or one of these parts). layer: the module that the node calls.
     """
 
     kind: str
@@ -245,14 +244,14 @@ class Operation:
 
     @property
     def plain(self) -> bool:
-        """Whether it computes what torch's own layer of this kind does in evaluation mode, not what a subclass may."""
+        """Whether it computes in evaluation mode what torch's own layer of its kind does."""
         if self.kind in KINDS.values():
             return self.layer is None or type(self.layer) in KINDS
         return self.layer is None or (isinstance(self.layer, POINTWISE) and not self.layer.training)
 
 
 def operation_of(graph_module: fx.GraphModule, node: fx.Node) -> Operation | None:
-    """Return what a node does; None for one that has no affine map from output to input cells."""
+    """Return what a node does; None if it has no affine map from output to input cells."""
     layer, sources = layer_of(graph_module, node), len(features_of(node))
     if node.op == "placeholder":
         return Operation("image")
@@ -263,20 +262,21 @@ def operation_of(graph_module: fx.GraphModule, node: fx.Node) -> Operation | Non
     if sources == 1 and _splits(node):
         return Operation("split")
     if sources == 1 and node.target is F.pad:
-        pads: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
-        mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-        return Operation("pad", _padding(pads)) if mode == "constant" and len(pads) == 4 else None
+        pads = argument(node, 1, "pad")
+        constant = argument(node, 2, "mode", "constant") == "constant"
+        return Operation("pad", _pad_windows(pads)) if constant and len(pads) == 4 else None
     if node.target in POINTWISE_CALLS and sources == 1:
         return Operation("pointwise")
-    if is_concat(node) and sources:
+    if node.target in (torch.cat, torch.concat) and argument(node, 1, "dim", 0) in (1, -3) and sources:
         return Operation("concatenation")
     return Operation("sum") if node.target in SUMS and sources else None
 
 
 def walk(net: nn.Module, channels: int = 3) -> Trace:
-    """The trace of a net that takes (N, channels, H, W): every feature's map, and what it is computed from.
+    """Trace a network that takes (N, channels, H, W).
 
-    Raises `GeometryError` naming the layer that has no affine map, or the branches that do not meet.
+    Raises:
+        GeometryError: A layer has no affine map, or branches do not meet; the message names the layer.
 
     >>> trace = walk(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)))
     >>> trace.last.axis, trace.last.channels
@@ -287,7 +287,7 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
     trace = Trace({}, {}, {})
     for node in graph_module.graph.nodes:
         if node.op in ("output", "get_attr"):
-            continue  # a parameter by itself (a scale per channel) is no feature
+            continue  # a parameter (a scale for each channel) is not a feature
         name, operation = names[node], operation_of(graph_module, node)
         if operation is None:
             raise GeometryError(
@@ -307,7 +307,7 @@ def walk(net: nn.Module, channels: int = 3) -> Trace:
 
 
 def _grid(name: str, sources: list[Feature]) -> tuple[AxisMap, AxisMap]:
-    """The maps that all sources share."""
+    """Return the maps of the grid on which all sources lie."""
     rows, columns = sources[0].rows, sources[0].columns
     try:
         for source in sources[1:]:
@@ -318,17 +318,16 @@ def _grid(name: str, sources: list[Feature]) -> tuple[AxisMap, AxisMap]:
 
 
 def _channels(node: fx.Node, operation: Operation, sources: list[Feature]) -> int | None:
-    """The channels of a result; None where they are not known."""
-    channels = [source.channels for source in sources]
     if isinstance(operation.layer, nn.Conv2d | nn.ConvTranspose2d):
         return operation.layer.out_channels
+    channels = [source.channels for source in sources]
     if operation.kind == "concatenation":
         return None if None in channels else sum(c for c in channels if c is not None)
-    if operation.kind != "split" or node.target is operator.getitem:
-        return channels[0]
-    parts: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", 0)
-    equal = node.target in ("chunk", torch.chunk) and isinstance(parts, int) and parts > 0
     whole = channels[0]
+    if operation.kind != "split" or node.target is operator.getitem:
+        return whole
+    parts = argument(node, 1, "chunks", 0)
+    equal = node.target in ("chunk", torch.chunk) and isinstance(parts, int) and parts > 0
     return whole // parts if equal and whole is not None and whole % parts == 0 else None
 
 
@@ -336,13 +335,4 @@ def _splits(node: fx.Node) -> bool:
     """Whether a node splits the channels, or takes one part of such a split."""
     if node.target is operator.getitem:
         return _splits(node.all_input_nodes[0])
-    dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-    return node.target in ("chunk", "split", torch.chunk, torch.split) and dim in (1, -3)
-
-
-def is_concat(node: fx.Node) -> bool:
-    """Whether a node concatenates along the channels."""
-    if node.target not in (torch.cat, torch.concat):
-        return False
-    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    return dim in (1, -3)
+    return node.target in ("chunk", "split", torch.chunk, torch.split) and argument(node, 2, "dim", 0) in (1, -3)

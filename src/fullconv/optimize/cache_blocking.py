@@ -17,16 +17,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.geometry import Window
 from fullconv.models.fcn import FCN
-from fullconv.models.graph import (
-    GraphBuilder,
-    erase_dead,
-    features_of,
-    finish,
-    layer_of,
-    replace,
-    shared_copy,
-    works_in_place,
-)
+from fullconv.models.graph import erase_dead, features_of, finish, layer_of, replace, shared_copy, works_in_place
 from fullconv.models.trace import operation_of
 
 POINT = Window(1)
@@ -95,22 +86,22 @@ def banded(trunk: fx.GraphModule) -> fx.GraphModule:
 
 
 def _bands_of(trunk: fx.GraphModule, run: Sequence[fx.Node], source: fx.Node) -> BandedLayers:
-    builder = GraphBuilder(trunk)
-    values = {source: builder.graph.placeholder("x")}
+    graph = fx.Graph()
+    values = {source: graph.placeholder("x")}
     steps, channels, stride = list[Window](), 0.0, 1
     for node in run:
         for constant in node.all_input_nodes:
             if constant.op == "get_attr":
-                values[constant] = builder.copy(constant, values.__getitem__)
-        values[node] = builder.copy(node, values.__getitem__)
+                values[constant] = graph.node_copy(constant)
+        values[node] = graph.node_copy(node, values.__getitem__)
         step, layer = _rows(trunk, node), layer_of(trunk, node)
         assert step is not None
         steps.append(step)
         stride *= step.stride
         if isinstance(layer, nn.Conv2d) and node is not run[-1]:
             channels = max(channels, layer.out_channels / stride**2)
-    builder.graph.output(values[run[-1]])
-    return BandedLayers(builder.build(), steps, channels)
+    graph.output(values[run[-1]])
+    return BandedLayers(fx.GraphModule(trunk, graph).eval(), steps, channels)
 
 
 def _runs(trunk: fx.GraphModule) -> Iterator[list[fx.Node]]:

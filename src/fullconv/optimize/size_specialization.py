@@ -12,7 +12,8 @@ completed: its border depends on the size of the image and on nothing else in it
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.models.fcn import FCN
-from fullconv.models.graph import GraphBuilder, layer_of, node_names
+from fullconv.models.graph import layer_of, node_names
 from fullconv.models.trace import Trace
 from fullconv.optimize.constant_padding import Layers, PaddingPlan, extents_of, kind_of, needed, own_padding, plan_for
 
@@ -56,7 +57,7 @@ def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
 
 def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.GraphModule:
     """The trunk by the plan: the same features, on the same canvases."""
-    writer, whole = _Above(trunk, trace, plan), dict[fx.Node, fx.Node]()  # features on their canvases
+    writer, whole = _GraphWriter(trunk, trace, plan), dict[fx.Node, fx.Node]()  # features on their canvases
     names, graph, above = writer.names, writer.graph, writer.written
     seams = _seams(trunk, names, plan)
     canvases = dict(zip(seams, _canvases(trunk, trace, plan, seams), strict=True))
@@ -82,7 +83,7 @@ def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.Grap
             whole[node] = writer.copy(node, completed)
         elif not writer.waits(node):
             above[name] = writer.write(node)
-    return writer.build()
+    return fx.GraphModule(writer.parts, graph).eval()
 
 
 def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: PaddingPlan) -> list[str]:
@@ -143,13 +144,26 @@ class _Keeping(fx.Interpreter):
         return found
 
 
-class _Above(GraphBuilder):
-    """Writes nodes of features that are taken above their constants; `written` has them by name."""
+class _GraphWriter:
+    """Writes the graph of features minus their constants; `written` holds its nodes by the features' names."""
 
     def __init__(self, trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> None:
-        super().__init__(trunk)
-        self.trace, self.plan, self.names = trace, plan, node_names(trunk.graph)
+        self.old, self.trace, self.plan, self.names = trunk, trace, plan, node_names(trunk.graph)
+        self.graph, self.parts = fx.Graph(), dict[str, Any]()  # parts: the layers and tensors that the graph calls
         self.written: dict[str, fx.Node] = {}
+
+    def copy(self, node: fx.Node, value: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        if node.op in ("call_module", "get_attr"):
+            self.parts[str(node.target)] = attrgetter(str(node.target))(self.old)
+        return self.graph.node_copy(node, value)
+
+    def layer(self, name: str, layer: nn.Module, source: fx.Node) -> fx.Node:
+        self.parts[name] = layer
+        return self.graph.call_module(name, (source,))
+
+    def constant(self, tensor: Tensor, name: str = "constant") -> fx.Node:
+        self.parts[free := f"{name}_{len(self.parts)}"] = tensor
+        return self.graph.get_attr(free)
 
     def waits(self, node: fx.Node) -> bool:
         """Whether a convolution is written together with the ReLU behind it."""
