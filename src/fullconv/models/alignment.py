@@ -1,7 +1,6 @@
-"""How scores of several strides come together on the image: the taps of each bilinear kernel, every crop, and the least
-margin (section 4.2, and the crops of the released nets).
+"""Alignment of scores of several strides (section 4.2): the taps of the bilinear kernels, the crops, the least margin.
 
-Nothing here is a number from a paper: all of it follows from the maps of the features.
+The crops of the released networks are not typed in: all of it follows from the maps of the features.
 """
 
 from __future__ import annotations
@@ -16,23 +15,21 @@ from fullconv.models.trace import Trace
 
 @dataclass(frozen=True)
 class Join:
-    """How scores are brought onto the next finer grid: the transposed convolution, then what is cut from the front
-    of each.
-    """
+    """A step to the next finer grid: the transposed convolution, then the cells to crop in front of each."""
 
     window: Window
     crop_scores: int
     crop_skip: int
 
     def size(self, scores: int, skip: int) -> int:
-        """The cells that both have after the crop."""
+        """Return the number of cells that both have after the crop, on one axis."""
         return min(self.window.size(scores) - self.crop_scores, skip - self.crop_skip)
 
 
 @dataclass(frozen=True)
 class Margin:
-    """Zeros around the image (its mean colour): `before` at top and left, `after` at bottom and right, and at least
-    `least` pixels.
+    """Zeros (the mean color) around the image: `before` at top and left, `after` at bottom and right; an image with
+    fewer than `least` pixels on an axis is extended to that.
     """
 
     before: int = 0
@@ -40,14 +37,17 @@ class Margin:
     least: int = 1
 
     def of(self, pixels: int) -> tuple[int, int]:
-        """The cells added before and after an axis of so many pixels."""
+        """Return the numbers of zeros before and after an axis of so many pixels."""
         return self.before, self.after + max(0, self.least - pixels)
 
 
-def plan_joins(grids: Sequence[AxisMap]) -> list[Join]:
-    """The joins from the coarsest of the grids over each finer one to the image.
+def plan_joins(grids: Sequence[AxisMap], before: int = 0) -> list[Join]:
+    """Return the joins from the coarsest of the grids over each finer one to the image with `before` zeros in front.
 
-    The released FCN-8s of VGG16, whose numbers 5, 9 and 31 come out:
+    Raises:
+        GeometryError: Two grids cannot be aligned by whole cells.
+
+    The offsets 5, 9 and 31 of the released FCN-8s of VGG16:
 
     >>> vgg = lambda convs, at: at.then(Window(2 * convs + 1, padding=convs)).then(Window(2, 2))
     >>> pool3 = vgg(3, vgg(2, vgg(2, IMAGE.then(Window(1, padding=99)))))
@@ -57,8 +57,8 @@ def plan_joins(grids: Sequence[AxisMap]) -> list[Join]:
     [(4, 0, 5), (4, 0, 9), (16, 31, 0)]
     """
     joins = []
-    scores = grids[0]
-    for finer in [*grids[1:], IMAGE]:
+    scores, *finer_grids = [AxisMap(grid.stride, grid.start - before, grid.field) for grid in grids]
+    for finer in [*finer_grids, IMAGE]:
         factor = scores.stride / finer.stride
         if factor.denominator != 1:
             raise GeometryError(
@@ -73,17 +73,19 @@ def plan_joins(grids: Sequence[AxisMap]) -> list[Join]:
 
 
 def least_margin(trace: Trace, features: Sequence[str]) -> Margin:
-    """The least margin with which the upsampled scores cover an image of any size, from 1x1 up.
+    """Return the least margin with which the upsampled scores cover an image of any size, from 1x1 up.
 
-    From the sizes on, where every layer has cells, an image longer by one stride has one coarse cell more; so one
-    whole period without failure proves all that follow, and what is smaller is extended.
+    Once every layer has cells, an image longer by one stride has one coarse cell more. So one whole period of sizes
+    without failure proves all that follow, and smaller images are extended.
+
+    Raises:
+        GeometryError: No margin suffices.
     """
-    before = plan_joins([trace[name].axis for name in features])[-1].crop_skip
     grids = [trace[name].axis for name in features]
-    joins = plan_joins([AxisMap(grid.stride, grid.start - before, grid.field) for grid in grids])
+    before = plan_joins(grids)[-1].crop_skip
+    joins = plan_joins(grids, before)
     period = int(grids[0].stride)
-
-    sizes_of = cache(trace.sizes)  # many images and margins have one size together
+    sizes_of = cache(trace.sizes)
 
     def covered(pixels: int, after: int) -> bool:
         sizes = sizes_of(before + pixels + after)

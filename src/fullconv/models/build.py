@@ -1,4 +1,4 @@
-"""Networks: `build` makes the FCN that a `ModelConfig` describes."""
+"""The FCN that a `ModelConfig` describes: classifier, dense classifier, trunk, padding, features to score."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from fullconv.models.fcn import FCN
 from fullconv.models.graph import give, node_names
 from fullconv.models.trace import Trace, walk
 from fullconv.models.variants import (
+    converted_in,
     dilate_last_pool,
     enlarge_last_pool,
     first_convolution,
     take_channels,
-)
+)  # fmt: skip
 
 PAPER_PADDING = 100
-"""The padding of the first convolution in every released net (section 4.1 of the authors' code)."""
+"""The padding of the first convolution in every released network."""
 
 
 def build_classifier(config: ModelConfig, classes: int) -> nn.Module:
-    """The classifier that the backbone of `config` is, with its last layer for so many classes."""
+    """Build the classifier that is the backbone of a configuration, for a number of classes."""
     chosen = backbone(config.backbone)
     options: dict[str, Any] = {"num_classes": classes, "width": config.width}
     if config.native_size is not None:
@@ -43,14 +44,15 @@ def build_classifier(config: ModelConfig, classes: int) -> nn.Module:
 
 
 def native_size(config: ModelConfig) -> int:
-    """The side of the crop that the classifier takes."""
+    """Return the side of the crop that the classifier takes."""
     return config.native_size or backbone(config.backbone).native_size
 
 
 def build(config: ModelConfig) -> FCN:
-    """The FCN of a configuration, with random weights below the scores and zero scores.
+    """Build the FCN of a configuration, with random weights below the scores and zero scores.
 
-    Raises `UsageError` for an unknown backbone or a stride that it has no feature at.
+    Raises:
+        UsageError: The backbone is unknown, or has no feature at the stride.
 
     >>> net = build(ModelConfig("vgg11", stride=16, num_classes=3, width=1 / 32))
     >>> import torch
@@ -67,8 +69,16 @@ def build(config: ModelConfig) -> FCN:
 
 
 def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: ModelConfig, stages: str) -> FCN:
-    """The FCN on a convolutionalized classifier; `stages` is a pattern for the names of the modules whose outputs
-    may be skips.
+    """Build the FCN on a convolutionalized classifier.
+
+    Args:
+        dense: What `convolutionalize` returned, with its report `conversion`.
+        conversion: That report.
+        config: The settings of the FCN.
+        stages: A pattern for the names of the modules whose outputs may be skips.
+
+    Raises:
+        UsageError: There is no feature at the stride, or the trunk does not take the variant.
     """
     trunk = decapitate(dense, conversion)
     take_channels(trunk, config.channels)
@@ -86,24 +96,20 @@ def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: Model
 
 
 def apply_padding(trunk: fx.GraphModule, conversion: Conversion, policy: str) -> None:
-    """Sets the padding of the policy.
+    """Set the padding of a trunk, in place.
 
     ``paper``: 100 on the first convolution, none on fc6. ``tight``: every convolution as in the classifier, and fc6
-    padded like any other convolution so that its output covers the image; what little is then missing at the border
-    is the net's margin.
+    padded like any other, so that its output covers the image; the network's margin adds what is then still missing.
     """
     if policy == "paper":
         first_convolution(trunk)[1].padding = (PAPER_PADDING, PAPER_PADDING)
         return
-    for name in conversion.converted:
-        if name in dict(trunk.named_modules()):
-            layer = trunk.get_submodule(name)
-            assert isinstance(layer, nn.Conv2d)
-            layer.padding = tuple((kernel - 1) // 2 for kernel in layer.kernel_size)
+    for _, layer in converted_in(trunk, conversion):
+        layer.padding = tuple((kernel - 1) // 2 for kernel in layer.kernel_size)
 
 
 def stage_outputs(graph_module: fx.GraphModule, pattern: str) -> dict[str, str]:
-    """The feature in which each module that matches `pattern` ends, by the module's name."""
+    """Return the output feature of each module whose name matches `pattern`, by that name."""
     names = node_names(graph_module.graph)
     ends: dict[str, str] = {}
     for node in graph_module.graph.nodes:
@@ -114,9 +120,7 @@ def stage_outputs(graph_module: fx.GraphModule, pattern: str) -> dict[str, str]:
 
 
 def choose_features(graph_module: fx.GraphModule, trace: Trace, stride: int, stages: str, name: str) -> list[str]:
-    """The features to score, coarsest first: the trunk's output, and the last stage of each finer stride down to
-    `stride`.
-    """
+    """Return the features to score: the trunk's output, and the last stage of each finer stride down to `stride`."""
     coarsest = trace.last
     by_stride = {int(coarsest.axis.stride): coarsest.name}
     for feature in stage_outputs(graph_module, stages).values():
@@ -130,9 +134,6 @@ def choose_features(graph_module: fx.GraphModule, trace: Trace, stride: int, sta
 
 
 def give_features(graph_module: fx.GraphModule, features: Sequence[str]) -> None:
-    """Makes the graph give the named features as a tuple, and takes out what none of them needs."""
+    """Make a graph return the named features as a tuple, and erase what none of them needs."""
     nodes = {name: node for node, name in node_names(graph_module.graph).items()}
     give(graph_module, tuple(nodes[feature] for feature in features))
-
-
-__all__ = ["FCN", "build", "build_classifier", "convolutionalize", "walk"]

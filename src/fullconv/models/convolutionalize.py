@@ -1,4 +1,4 @@
-"""Turns a classifier into a fully convolutional net (section 3.1 of the paper, figure 2).
+"""From a classifier to a fully convolutional network (section 3.1 of the paper, figure 2).
 
 A fully connected layer is a convolution whose kernel covers its whole input; a global average pool is an average
 pool as large as the map it sees on the classifier's native crop. With these two exchanges the classifier takes an
@@ -15,13 +15,7 @@ from torch import fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.models.graph import bypass, finish, give, layers_of, shared_copy
-from fullconv.models.surgery import (
-    Change,
-    ConversionError,
-    Surgery,
-    fully_connected_as_convolution,
-    shapes_at,
-)
+from fullconv.models.surgery import Change, ConversionError, Surgery, shapes_at
 from fullconv.models.trace import Trace, symbolic_trace, walk
 
 
@@ -29,8 +23,8 @@ from fullconv.models.trace import Trace, symbolic_trace, walk
 class Conversion:
     """What `convolutionalize` did: the exchanges, and the geometry of the result.
 
-    `converted` names the convolutions that were fully connected layers over a map (fc6), `pools` the average pools
-    that were global.
+    `converted` names the convolutions that were fully connected layers over a map (fc6), `pools` the pools that were
+    global.
     """
 
     changes: tuple[Change, ...]
@@ -40,25 +34,28 @@ class Conversion:
     trace: Trace
 
     def __str__(self) -> str:
-        last = self.trace.last
+        axis = self.trace.last.rows
         lines = [f"{c.layer}: {c.was} -> {c.became}" for c in self.changes]
-        axis = last.rows
-        return "\n".join(
-            [*lines, f"stride {axis.stride}, receptive field {axis.field}, first cell centred on {axis.start}"]
-        )
+        lines.append(f"stride {axis.stride}, receptive field {axis.field}, first cell centred on {axis.start}")
+        return "\n".join(lines)
 
 
 def convolutionalize(
     classifier: nn.Module, native_size: int | tuple[int, int], channels: int = 3
 ) -> tuple[fx.GraphModule, Conversion]:
-    """The dense form of a classifier, and the report of what became what.
+    """Return the dense form of a classifier, and the report of what became what.
 
-    classifier: takes (N, channels, H, W) of the native size, gives (N, classes). It is copied, not changed.
-    native_size: the side of the crop that its fully connected layers were made for, or (height, width).
-    Returns a module from (N, channels, H, W) of any size that is large enough to a map (N, classes, h, w), in the
-    classifier's training or evaluation mode.
+    Args:
+        classifier: Takes (N, channels, H, W) of the native size, gives (N, K). It is copied, not changed.
+        native_size: The side of the crop that its fully connected layers were made for, or (height, width).
+        channels: The channels of the image.
 
-    Raises `ConversionError` naming the layer that has no exact dense form.
+    Returns:
+        A module from (N, channels, H, W) of any size that is large enough to (N, K, h, w), in the classifier's training
+        or evaluation mode; and the `Conversion`.
+
+    Raises:
+        ConversionError: A layer has no exact dense form; the message names it.
 
     >>> import torch
     >>> lenet = nn.Sequential(nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 12 * 12, 10))
@@ -92,11 +89,10 @@ def convolutionalize(
 
 
 def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
-    """The dense classifier without its class scores: the trunk that an FCN scores anew (section 4.1).
+    """Return the dense classifier without its class scores: the trunk that an FCN scores anew (section 4.1).
 
-    The last layer with weights goes, with all that follows it, and so do global pools (GoogLeNet's final average
-    pool "is dropped"). The output of the trunk is what the class scores were computed from (for VGG16: fc7 after its
-    dropout).
+    The last layer with weights goes, with all that follows it, and so do global pools (GoogLeNet's final average pool
+    "is dropped"). The trunk gives what the class scores were computed from (for VGG16: fc7 after its dropout).
     """
     trunk = shared_copy(dense)
     weighted = [node for node, layer in layers_of(trunk) if any(True for _ in layer.parameters(recurse=False))]
@@ -112,13 +108,3 @@ def decapitate(dense: fx.GraphModule, conversion: Conversion) -> fx.GraphModule:
         if str(node.target) in conversion.pools:
             bypass(node)
     return finish(trunk)
-
-
-__all__ = [
-    "Change",
-    "Conversion",
-    "ConversionError",
-    "convolutionalize",
-    "decapitate",
-    "fully_connected_as_convolution",
-]

@@ -1,11 +1,8 @@
 """Dense scores by other means than skips: shift-and-stitch, and the rarefied (a trous) net (section 3.2 of the paper).
 
-A net of stride s scores every s-th pixel. `shift_and_stitch` runs it on shifted views of the image and interlaces what
-comes out; `rarefy` takes the strides away and spreads the taps of the later filters by as much, and needs one run. Both
-are the classifier slid over the image pixel by pixel.
-
-With t the stride that is left and f the factor by which the scores become denser, the law is, for a net of stride f t
-and a canvas of any size::
+A net of stride s scores every s-th pixel. `shift_and_stitch` runs it on shifted views of the image and interlaces the
+results; `rarefy` removes strides and spreads the taps of the later filters by as much. Both slide the classifier over
+the image pixel by pixel. For a net of stride f t that becomes f times denser, and a canvas of any size::
 
     dense = rarefy(net, t)(canvas)
     stitched = shift_and_stitch(net, canvas, f)
@@ -24,6 +21,7 @@ import copy
 import itertools
 import math
 from fractions import Fraction
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,32 +48,22 @@ POINT = Window(1), Window(1)
 
 
 class DilatedAvgPool2d(nn.AvgPool2d):
-    """An average pool whose taps lie `dilation` cells apart, which torch does not have: a depthwise convolution with a
-    constant filter. It has no parameters, so a rarefied net has the names of the net it came from.
+    """An average pool whose taps lie `dilation` cells apart: a depthwise convolution with a constant filter.
+
+    It has no parameters, so a rarefied net has the names of the net it came from.
     """
 
     kernel_size: Pair
     stride: Pair
     padding: Pair
-
-    def __init__(
-        self, rows: Window, columns: Window, count_include_pad: bool = True, divisor_override: int | None = None
-    ) -> None:
-        super().__init__(
-            (rows.kernel, columns.kernel),
-            (rows.stride, columns.stride),
-            (rows.padding, columns.padding),
-            count_include_pad=count_include_pad,
-            divisor_override=divisor_override,
-        )
-        self.dilation = rows.dilation, columns.dilation
+    dilation: Pair
 
     def extra_repr(self) -> str:
-        """What ``print(net)`` shows."""
+        """Return what ``print(net)`` shows."""
         return f"{super().extra_repr()}, dilation={self.dilation}"
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, h, w), the mean of each window."""
+        """Return the mean of each window: (N, C, H, W) -> (N, C, h, w)."""
         if self.divisor_override is not None:
             return self._sums(input) / self.divisor_override
         if self.count_include_pad or self.padding == (0, 0):
@@ -88,15 +76,13 @@ class DilatedAvgPool2d(nn.AvgPool2d):
 
 
 class WidelyPaddedMaxPool2d(nn.MaxPool2d):
-    """A max pool whose padding may exceed half of its kernel, which torch refuses, dilated or not: 3 taps with a
-    padding of 1 come to that as soon as both are spread.
-    """
+    """A max pool whose padding may exceed half of its kernel, as a spread one's does and torch refuses."""
 
     stride: Pair
     padding: Pair
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, h, w), the maximum of each window."""
+        """Return the maximum of each window: (N, C, H, W) -> (N, C, h, w)."""
         rows, columns = self.padding
         padded = F.pad(input, (columns, columns, rows, rows), value=-math.inf)
         return F.max_pool2d(padded, self.kernel_size, self.stride, 0, self.dilation)
@@ -110,22 +96,27 @@ Filter = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 
 
 def with_windows(layer: Filter, rows: Window, columns: Window) -> Filter:
-    """The layer with the strides, paddings and dilations of other windows of the same kernel, sharing its weights."""
-    made: Filter = copy.copy(layer)  # not a new one: a subclass, and what was hooked to it, stay
+    """Return a layer with the strides, paddings and dilations of other windows of the same kernel, sharing weights."""
+    changed: Any = copy.copy(layer)  # keeps the class and its hooks
     if isinstance(layer, nn.AvgPool2d):
-        return DilatedAvgPool2d(rows, columns, layer.count_include_pad, layer.divisor_override).train(layer.training)
-    if isinstance(made, nn.MaxPool2d):
+        changed = DilatedAvgPool2d(
+            (rows.kernel, columns.kernel),
+            count_include_pad=layer.count_include_pad,
+            divisor_override=layer.divisor_override,
+        )
+    elif isinstance(layer, nn.MaxPool2d):
         if any(2 * window.padding > window.kernel for window in (rows, columns)):
-            made = WidelyPaddedMaxPool2d(layer.kernel_size).train(layer.training)
-        made.ceil_mode = False
-    made.stride = rows.stride, columns.stride
-    made.padding = rows.padding, columns.padding
-    made.dilation = rows.dilation, columns.dilation
-    return made
+            changed = WidelyPaddedMaxPool2d(layer.kernel_size)
+        changed.ceil_mode = False
+    changed.stride = rows.stride, columns.stride
+    changed.padding = rows.padding, columns.padding
+    changed.dilation = rows.dilation, columns.dilation
+    changed.training = layer.training
+    return cast(Filter, changed)
 
 
 def _filters(graph_module: fx.GraphModule, trace: Trace) -> list[tuple[fx.Node, str, Filter]]:
-    """Every layer that is more than point-wise, with its place and name; one that has no rarefied form is refused."""
+    """Return every layer that is more than point-wise, with its node and name; refuse one without a rarefied form."""
     found = []
     for node, name in node_names(graph_module.graph).items():
         if trace.windows.get(name, POINT) == POINT:
@@ -146,9 +137,9 @@ def _filters(graph_module: fx.GraphModule, trace: Trace) -> list[tuple[fx.Node, 
 
 
 def _rarefied(window: Window, before: Fraction, after: Fraction, stride: int) -> Window:
-    """The window of a layer between two grids, when each grid keeps of its stride what divides `stride`.
+    """Return the window of a layer between two grids, each of which keeps what of its stride divides `stride`.
 
-    What its input lost, by that its cells lie denser: taps and padding are spread by as much.
+    The cells of its input lie denser by the stride that they lost: taps and padding are spread by as much.
     """
     kept, left = math.gcd(int(before), stride), math.gcd(int(after), stride)
     lost = int(before) // kept
@@ -158,22 +149,23 @@ def _rarefied(window: Window, before: Fraction, after: Fraction, stride: int) ->
 
 
 def rarefy(net: nn.Module, stride: int = 1, channels: int = 3) -> fx.GraphModule:
-    """The rarefied net: the same filters with their taps spread, so that the output has the given stride (filter
-    rarefaction, section 3.2; a trous).
+    """Return the net with its output at another stride and the taps of its filters spread (filter rarefaction, 3.2).
 
     A layer that loses its stride gives as many times more cells, so every filter after it is dilated by the product of
     the strides that were removed before it, and its padding grows by as much. Receptive field and first cell stay. A
-    value of stride s keeps the part of it that divides `stride`, gcd(s, stride): at 8, a VGG keeps its first three
-    pools as they are and loses the strides of the last two (DeepLab's use). So the factors agree where branches join.
+    value of stride s keeps gcd(s, stride), so that the factors agree where branches join: at 8, a VGG keeps its first
+    three pools and loses the strides of the last two (DeepLab's use).
 
-    net: any net that `walk` takes, of convolutions, max and average pools, point-wise layers, sums and concatenations.
-    It is copied, weights too; the copy has the same parameter names (a layer that is called twice is two layers with
-    one weight), and stays in the net's training or evaluation mode. The laws at the top of this file hold in
-    evaluation mode.
-    stride: of the output; a divisor of the net's own. channels: of the image, as `walk` takes it.
+    Args:
+        net: A net that `walk` takes, of convolutions, max and average pools, point-wise layers, sums and
+            concatenations. It is copied, with the same parameter names (a layer that is called twice is two layers with
+            one weight), in its training or evaluation mode; the laws of this module hold in evaluation mode.
+        stride: The stride of the output, a divisor of the net's own.
+        channels: The channels of the image.
 
-    Raises `UsageError` for another stride, and naming the layer for one that has no rarefied form: a transposed
-    convolution, or one without an affine map (`convolutionalize` turns a global pool into a pool with a map).
+    Raises:
+        UsageError: Another stride, or a layer without a rarefied form (a transposed convolution, or one without an
+            affine map; `convolutionalize` turns a global pool into a pool with a map).
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.MaxPool2d(3, 2), nn.Conv2d(8, 2, 3))
     >>> for layer in rarefy(net).children():
@@ -188,7 +180,12 @@ def rarefy(net: nn.Module, stride: int = 1, channels: int = 3) -> fx.GraphModule
     graph_module = copied if isinstance(copied, fx.GraphModule) else symbolic_trace(copied)
     trace = walk(graph_module, channels)
     filters = _filters(graph_module, trace)
-    _check_stride(stride, trace.last)
+    strides = trace.last.rows.stride, trace.last.columns.stride
+    common = math.gcd(int(strides[0]), int(strides[1]))
+    if stride < 1 or common % stride:
+        divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        own = " by ".join(str(s) for s in dict.fromkeys(strides))
+        raise UsageError(f"stride {stride}: it does not divide the net's stride, {own}; One of: {divisors}")
     places: dict[tuple[str, Windows], str] = {}
     for node, name, layer in filters:
         source, result = trace[trace.sources[name][0]], trace[name]
@@ -206,29 +203,25 @@ def rarefy(net: nn.Module, stride: int = 1, channels: int = 3) -> fx.GraphModule
     return finish(graph_module, drop_unused=False)
 
 
-def _check_stride(stride: int, output: Feature) -> None:
-    common = math.gcd(int(output.rows.stride), int(output.columns.stride))
-    if stride < 1 or common % stride:
-        divisors = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-        own = " by ".join(str(s) for s in dict.fromkeys((output.rows.stride, output.columns.stride)))
-        raise UsageError(f"stride {stride}: it does not divide the net's stride, {own}; One of: {divisors}")
-
-
 def shift_and_stitch(net: nn.Module, image: Tensor, factor: int | None = None) -> Tensor:
-    """Scores that are `factor` times denser, from factor x factor runs of the net on shifted views of the image
-    (section 3.2).
+    """Return scores that are `factor` times denser, from runs on factor x factor shifted views of the image (3.2).
 
     The image is one canvas, and nothing is added to it. With t = stride / factor, the view of phase (a, b) is
     ``canvas[a t : a t + H', b t : b t + W']``, H' = H - (factor - 1) t and W' likewise, so all views have one size;
     ``stitched[i factor + a, j factor + b] = net(view)[i, j]``. At the default t is 1: the views are shifted by pixels.
 
-    net: any net that `walk` takes, giving one map of scores; in evaluation mode.
-    image: (N, C, H, W). factor: a divisor of the net's stride; by default the stride, on rows and on columns, which
-    gives a score for every pixel that is the centre of a receptive field.
-    Returns (N, K, factor h, factor w) for maps (N, K, h, w) of a view.
+    Args:
+        net: A net that `walk` takes, with one map of scores, in evaluation mode.
+        image: (N, C, H, W).
+        factor: A divisor of the net's stride; by default the stride, on rows and on columns, which gives a score for
+            every pixel that is the centre of a receptive field.
 
-    Raises `UsageError` for a factor that does not divide the stride, an image that is too small, or a net that gives
-    no single map; `GeometryError` naming a layer that has no affine map.
+    Returns:
+        (N, K, factor h, factor w), where a view gives (N, K, h, w).
+
+    Raises:
+        UsageError: The factor does not divide the stride, the image is too small, or there is not one map of scores.
+        GeometryError: A layer has no affine map; the message names it.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 3, stride=2), nn.MaxPool2d(2))
     >>> net(torch.zeros(1, 3, 20, 24)).shape, shift_and_stitch(net, torch.zeros(1, 3, 20, 24)).shape
@@ -240,7 +233,12 @@ def shift_and_stitch(net: nn.Module, image: Tensor, factor: int | None = None) -
     factors = _factors(trace.last, factor)
     steps = [int(axis.stride) // f for axis, f in zip((trace.last.rows, trace.last.columns), factors, strict=True)]
     height, width = (size - (f - 1) * t for size, f, t in zip(image.shape[2:], factors, steps, strict=True))
-    _check_view(trace, (image.shape[2], image.shape[3]), (height, width))
+    if any(size < 1 or min(trace.sizes(size, axis).values()) < 1 for axis, size in enumerate((height, width))):
+        raise UsageError(
+            f"image of {image.shape[2]}x{image.shape[3]}: its shifted views, {max(height, 0)}x{max(width, 0)}, are too "
+            f"small for the net; give one that is larger than the receptive field, {trace.last.rows.field}x"
+            f"{trace.last.columns.field}, by the stride"
+        )
     maps = []
     for a, b in itertools.product(range(factors[0]), range(factors[1])):
         top, left = a * steps[0], b * steps[1]
@@ -255,31 +253,22 @@ def shift_and_stitch(net: nn.Module, image: Tensor, factor: int | None = None) -
 
 
 def _factors(output: Feature, factor: int | None) -> Pair:
-    strides = output.rows.stride, output.columns.stride
-    rows, columns = (stride if factor is None else Fraction(factor) for stride in strides)
-    for found, stride in zip((rows, columns), strides, strict=True):
-        if found < 1 or found.denominator != 1 or stride % found:
+    factors = []
+    for stride in (output.rows.stride, output.columns.stride):
+        wanted = stride if factor is None else Fraction(factor)
+        if wanted < 1 or wanted.denominator != 1 or stride % wanted:
             raise UsageError(
-                f"factor {found}: it is no whole divisor of the net's stride, {stride}; "
+                f"factor {wanted}: it is no whole divisor of the net's stride, {stride}; "
                 "give one, or leave the net's upsampling out"
             )
-    return int(rows), int(columns)
-
-
-def _check_view(trace: Trace, canvas: Pair, view: Pair) -> None:
-    for axis in (0, 1):
-        if view[axis] < 1 or min(trace.sizes(view[axis], axis).values()) < 1:
-            raise UsageError(
-                f"image of {canvas[0]}x{canvas[1]}: its shifted views, {max(view[0], 0)}x{max(view[1], 0)}, are too "
-                f"small for the net; give one that is larger than the receptive field, {trace.last.rows.field}x"
-                f"{trace.last.columns.field}, by the stride"
-            )
+        factors.append(int(wanted))
+    return factors[0], factors[1]
 
 
 def interior(axis: AxisMap, pixels: int) -> range:
-    """The cells of a feature whose receptive field lies inside an image of so many pixels: those that no padding and
-    no partial window of any layer below has touched.
+    """Return the cells of a feature whose receptive field lies inside an image of `pixels` pixels, on one axis.
 
+    No padding and no partial window of any layer below has touched them.
     For a net of stride f and an image of n pixels, `shift_and_stitch` gives such cells from ``f * start`` to
     ``f * stop`` of ``interior(axis, n - f + 1)``, the cells of one view, each with all its phases.
 

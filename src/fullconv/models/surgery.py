@@ -1,4 +1,4 @@
-"""The exchanges that make a classifier dense, layer by layer, on its graph."""
+"""The exchanges that make a classifier dense, layer by layer, on its graph (section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
-from fullconv.models.graph import bypass, erase_dead, kind_name, layer_of, replace, works_in_place
+from fullconv.models.graph import argument, bypass, erase_dead, kind_name, layer_of, replace, works_in_place
 from fullconv.models.trace import POINTWISE
 
 
 class ConversionError(UsageError):
-    """A classifier that has no exact dense form; the layer is named."""
+    """A classifier without an exact dense form; the message names the layer."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One exchange: which layer, what it was, what it became."""
+    """One exchange: the layer, what it was, what it became."""
 
     layer: str
     was: str
@@ -29,51 +29,34 @@ class Change:
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """A norm over the channels of each cell: (N, C, H, W) -> (N, C, H, W). ConvNeXt's, for maps with channels first."""
+    """ConvNeXt's norm over the channels of each cell, (N, C, H, W) -> (N, C, H, W), for maps with channels first."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Each cell by its own mean and deviation."""
+        """Normalize each cell by its own mean and deviation."""
         cells = F.layer_norm(input.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
         return cells.movedim(-1, 1)
 
 
 def fully_connected_as_convolution(layer: nn.Linear, channels: int, height: int, width: int) -> nn.Conv2d:
-    """The convolution equal to a fully connected layer over a flattened (channels, height, width) map.
+    """Return the convolution equal to a fully connected layer over a flattened (channels, height, width) map.
 
     The weights are the same numbers in the same order: (out, C*H*W) read as (out, C, H, W).
+
+    Raises:
+        ConversionError: The layer has another number of inputs.
     """
     if layer.in_features != channels * height * width:
         raise ConversionError(
             f"a Linear with {layer.in_features} inputs over a map of {channels} x {height} x {width}: "
             "the native size is not the one it was made for"
         )
-    conv = nn.Conv2d(
-        channels,
-        layer.out_features,
-        (height, width),
-        bias=layer.bias is not None,
-        dtype=layer.weight.dtype,
-        device=layer.weight.device,
-    )
+    like: dict[str, Any] = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+    conv = nn.Conv2d(channels, layer.out_features, (height, width), bias=layer.bias is not None, **like)
     with torch.no_grad():
         conv.weight.copy_(layer.weight.view_as(conv.weight))
         if conv.bias is not None:
             conv.bias.copy_(layer.bias)
     return conv
-
-
-class _Shapes(fx.Interpreter):
-    """The shape of every value of a graph, seen by running it once."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.shapes: dict[fx.Node, torch.Size] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = result.shape
-        return result
 
 
 FLATTEN_CALLS = {torch.flatten, "flatten", "view", "reshape", torch.reshape}
@@ -91,23 +74,22 @@ ROWS_FIRST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def _turn(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> tuple[int, ...] | None:
-    """How a node turns a map's axes: to rows first, back, or not at all."""
+    """Return the order to which a node turns a map's axes, if it is `ROWS_FIRST` or `CHANNELS_FIRST`."""
     if node.target not in ("permute", torch.permute) or len(shapes.get(node, ())) != 4:
         return None
-    dims = node.args[1] if len(node.args) == 2 else node.args[1:]
-    dims = dims or node.kwargs.get("dims", ())
+    dims = argument(node, 1, "dims") if len(node.args) <= 2 else node.args[1:]
     order = tuple(int(d) % 4 for d in dims) if isinstance(dims, list | tuple) else ()
     return order if order in (ROWS_FIRST, CHANNELS_FIRST) else None
 
 
 def _back(node: fx.Node) -> fx.Node:
-    """The node before, past a copy in memory."""
+    """Return what a node reads, past a copy in memory."""
     source = node.all_input_nodes[0]
     return _back(source) if source.target == "contiguous" else source
 
 
 def _shuffles(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> int | None:
-    """The groups of a channel shuffle that a node ends: (N, C, H, W) seen as (N, g, C/g, H, W), turned, and back."""
+    """Return the groups of a channel shuffle that a node ends: (N, C, H, W) as (N, g, C/g, H, W), turned, and back."""
     if node.target not in ("view", "reshape", torch.reshape) or len(shapes.get(node, ())) != 4:
         return None
     turned = _back(node)
@@ -129,26 +111,39 @@ def _is_mean_over_map(node: fx.Node) -> bool:
 
 
 def shapes_at(graph_module: fx.GraphModule, name: str, size: tuple[int, int, int, int]) -> dict[fx.Node, torch.Size]:
-    """The shapes for an image of a size; a classifier that does not take it is refused."""
+    """Return the shape of every tensor in a graph for an image of `size` (N, C, H, W).
+
+    Raises:
+        ConversionError: The classifier, `name` in the message, does not take an image of that size.
+    """
     like = next(graph_module.parameters(), torch.zeros(()))
-    run = _Shapes(graph_module)
+    shapes: dict[fx.Node, torch.Size] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, Tensor):
+                shapes[n] = result.shape
+            return result
+
     try:
         with torch.no_grad():
-            run.run(torch.zeros(size, dtype=like.dtype, device=like.device))
+            Recorder(graph_module).run(torch.zeros(size, dtype=like.dtype, device=like.device))
     except (RuntimeError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0]
         raise ConversionError(
             f"{name}: it does not take an image of {size[2]}x{size[3]} ({reason}); "
             "give the native size of the classifier"
         ) from None
-    return run.shapes
+    return shapes
 
 
 class Surgery:
-    """A graph whose layers are exchanged one by one, in their order, and the record of it.
+    """A graph whose layers are exchanged one by one, in order, and the record of it.
 
-    spatial: the values that were flat and stay maps now, with their shape before the flattening. rows_first: the values
-    that are (N, H, W, C) in the classifier and (N, C, H, W) in the dense net; turns: the layers that turned them.
+    spatial: the values that are flat in the classifier and maps in the dense network, with their shape as maps.
+    rows_first: the values that are (N, H, W, C) in the classifier and (N, C, H, W) in the dense network.
+    turns: the nodes that permute between the two.
     """
 
     def __init__(self, graph_module: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
@@ -161,7 +156,7 @@ class Surgery:
         self.turns: list[fx.Node] = []
 
     def exchange(self, node: fx.Node) -> None:
-        """Put the dense form of one layer in its place, or leave it."""
+        """Replace one layer by its dense form, if it needs one."""
         if not node.all_input_nodes or node.op == "output":
             return
         source = node.all_input_nodes[0]
@@ -188,18 +183,18 @@ class Surgery:
             self.spatial[node] = self.spatial[source]
 
     def finish(self) -> None:
-        """What could only be taken out when all layers were exchanged."""
+        """Erase what no layer needs once all are exchanged."""
         for node in self.turns:
             bypass(node)
-        # The sizes that a ``view`` asked for, checks, views that became a layer; what works in place has an effect.
+        # Sizes that a ``view`` asked for, checks, views that became a layer. What works in place has an effect.
         erase_dead(self.graph, lambda n: n.op in ("call_function", "call_method") and not works_in_place(n))
 
     def record(self, node: fx.Node, layer: nn.Module | None, was: str, became: str) -> None:
-        """Note a change under the layer's name."""
+        """Record a change under the layer's name."""
         self.changes.append(Change(_name(node, layer), was, became))
 
     def linear(self, node: fx.Node, layer: nn.Linear, source: fx.Node) -> None:
-        """A fully connected layer over a flattened map becomes the convolution that covers the map."""
+        """Replace a fully connected layer over a flattened map by the convolution that covers the map."""
         name = str(node.target)
         if source not in self.spatial:
             raise ConversionError(
@@ -214,7 +209,7 @@ class Surgery:
         self.record(node, layer, was, f"Conv2d {channels} -> {layer.out_features}, {height}x{width}")
 
     def channels_last(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
-        """A layer on (N, H, W, C), as ConvNeXt has them: on channels first a Linear is a 1x1 convolution."""
+        """Replace a layer on (N, H, W, C), as in ConvNeXt; with channels first a Linear is a 1x1 convolution."""
         name = _name(node, layer)
         if isinstance(layer, nn.Linear):
             conv = fully_connected_as_convolution(layer, layer.in_features, 1, 1)
@@ -231,7 +226,7 @@ class Surgery:
         self.rows_first.add(node)
 
     def shuffle(self, node: fx.Node, groups: int) -> None:
-        """Channels dealt out to other places by view, transpose and view (ShuffleNet) become one layer."""
+        """Replace the view, transpose and view that shuffle channels (ShuffleNet) by one layer."""
         first = _back(_back(node))
         self.record(node, None, "view, transpose, view", f"ChannelShuffle of {groups} groups")
         shuffle, name = nn.ChannelShuffle(groups), f"{node.name}_shuffle"
@@ -239,7 +234,7 @@ class Surgery:
         self.shapes[new] = self.shapes[node]
 
     def batch_norm(self, node: fx.Node, layer: nn.BatchNorm1d, source: fx.Node) -> None:
-        """A batch norm over a list of numbers is one over the channels of a map of 1x1 cells."""
+        """Replace a batch norm over a vector by one over the channels of a map of 1x1 cells."""
         _, channels, height, width = self.spatial[source]
         if height * width > 1 or channels != layer.num_features:
             raise ConversionError(
@@ -252,13 +247,13 @@ class Surgery:
         self.spatial[node] = self.spatial[source]
 
     def norm(self, name: str, layer: nn.Module, norm: nn.Module) -> None:
-        """Put a norm with the numbers of another in its place."""
+        """Replace a norm by another with its parameters."""
         norm.load_state_dict(layer.state_dict())
         like = next(layer.parameters(), torch.zeros(()))
         self.graph_module.set_submodule(name, norm.to(device=like.device, dtype=like.dtype))
 
     def pool(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
-        """A pool to a given size: nothing where the map has that size, else the pool as large as the native map."""
+        """Erase a pool to the size that the map has; replace a global pool by one as large as the native map."""
         before, after = self.shapes[source], self.shapes[node]
         goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
         kind, side = kind_name(node, layer), f"{goal[0]}x{goal[1]}"
@@ -272,9 +267,7 @@ class Surgery:
                 "the image's size; choose a native size at which the map has the pool's own size"
             )
         kernel = (before[2], before[3])
-        dense: nn.Module = (
-            nn.MaxPool2d(kernel, 1) if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(kernel, 1)
-        )
+        dense = (nn.MaxPool2d if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d)(kernel, 1)
         became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
         self.record(node, layer, f"{kind} over the whole map", became)
         name = str(node.target) if layer is not None else f"{node.name}_pool"

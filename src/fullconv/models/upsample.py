@@ -1,8 +1,7 @@
 """Upsampling as a transposed convolution with the bilinear kernel (section 3.3 of the paper).
 
-Fixed, the C x C transposed convolution is diagonal and its kernel is the product of two lines, so on each axis it is a
-matrix: the same numbers, borders included, from two small matrix products, and only for the cells that the crop
-keeps. Learned, it is the dense layer itself, started from the kernel.
+Fixed, the layer treats every channel alike and its kernel is the product of two lines, so it equals one matrix product
+on each axis, borders included. Learned, it is a transposed convolution, initialized with the kernel.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from fullconv.geometry import Window, bilinear_line
 
 
 def bilinear_weight(channels: int, taps: int) -> Tensor:
-    """The (channels, channels, taps, taps) weight of a transposed convolution: the kernel on the diagonal, else 0."""
+    """Return a (channels, channels, taps, taps) weight: the bilinear kernel on the diagonal, 0 elsewhere."""
     weight = torch.zeros(channels, channels, taps, taps)
     line = torch.tensor(bilinear_line(taps))
     weight[range(channels), range(channels)] = torch.outer(line, line)
@@ -24,7 +23,7 @@ def bilinear_weight(channels: int, taps: int) -> Tensor:
 
 
 def upsampling_matrix(window: Window, cells: int, offset: int, count: int, like: Tensor) -> Tensor:
-    """The (count, cells) matrix that upsamples one axis and crops it: output cells `offset` to `offset + count`."""
+    """Return the (count, cells) matrix that upsamples one axis and keeps `count` output cells from `offset` on."""
     pixels = torch.arange(offset, offset + count, device=like.device)
     line = torch.tensor(bilinear_line(window.kernel), dtype=like.dtype, device=like.device)
     matrix: Tensor = geometry.upsampling_matrix(window, torch.arange(cells, device=like.device), pixels, line)
@@ -32,9 +31,9 @@ def upsampling_matrix(window: Window, cells: int, offset: int, count: int, like:
 
 
 class Upsample(nn.Module):
-    """A transposed convolution followed by a crop: fixed bilinear (no parameters), or learned from the bilinear kernel.
+    """A transposed convolution and a crop: bilinear without parameters, or learned, starting from the bilinear kernel.
 
-    (N, C, h, w) -> (N, C, height, width), the cells from `offset` on of the full f(h-1)+taps by f(w-1)+taps.
+    (N, C, h, w) -> (N, C, height, width): the cells from `offset` on, on both axes, of f(h-1)+taps by f(w-1)+taps.
     """
 
     def __init__(self, channels: int, window: Window, learned: bool) -> None:
@@ -43,10 +42,10 @@ class Upsample(nn.Module):
         self.weight = nn.Parameter(bilinear_weight(channels, window.kernel)) if learned else None
 
     def forward(self, x: Tensor, offset: int, height: int, width: int) -> Tensor:
-        """Upsample and crop; in at least single precision, since half would round the interpolated scores away."""
+        """Upsample in at least single precision, since half would round the interpolated scores away; crop."""
         if self.weight is not None:
             if not torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu"):
-                x = x.to(self.weight.dtype)  # scores of half precision, upsampled in single
+                x = x.to(self.weight.dtype)
             full = F.conv_transpose2d(x, self.weight, stride=self.window.stride)
             return full[:, :, offset : offset + height, offset : offset + width]
         with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
@@ -56,5 +55,5 @@ class Upsample(nn.Module):
             return rows @ (x @ columns.T)
 
     def extra_repr(self) -> str:
-        """What ``print(net)`` shows."""
+        """Return what ``print(net)`` shows."""
         return f"factor={self.window.stride}, taps={self.window.kernel}, learned={self.weight is not None}"

@@ -1,8 +1,8 @@
 """Proof that a dense classifier is the classifier slid over the image (section 3.1), by running both.
 
-On the native crop both give one list of scores. On a larger image zero padding inside the net comes in the way: the
-classifier sees zeros around each crop, the dense net sees the image. So the slide is proved without any padding
-(`Unpadded`), for which crops have the size of the receptive field; and what padding changes is measured, not hidden.
+On the native crop both give the same scores. On a larger image they differ by the zero padding inside the network: the
+classifier sees zeros around each crop, the dense network sees the image. So the slide is proved without any padding
+(`Unpadded`), on crops as large as the receptive field; and what padding changes is measured separately.
 """
 
 from __future__ import annotations
@@ -20,23 +20,20 @@ from fullconv.models.trace import Operation, operation_of, symbolic_trace, walk
 
 POINT = Window(1)
 
-LARGE = 30_000_000
-"""Parameters from which on the proof is done in single precision and at one place, to stay quick and small."""
-
-FAR = 1200
-"""The receptive field, in pixels, from which on it is done so too."""
+LARGE, FAR = 30_000_000, 1200
+"""Above this number of parameters or pixels of receptive field, compare in single precision and at one place only."""
 
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""The cells that are compared, by row and column."""
+"""The compared cells, (row, column)."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How far a dense net is from the classifier that it came from. All differences are relative to the largest score.
+    """How far a dense network is from its classifier. Differences are relative to the largest score.
 
-    native: on the native crop. slid: without padding, over `cells` places of an image. tolerance: what rounding may
-    do. padded: what zero padding changes, on a larger image, cell by cell against crops of the native size; `agree` is
-    the share of these cells that keep their best class.
+    native: on the native crop. slid: without padding, at `cells` places of an image. padded: with padding, on a larger
+    image, cell by cell against crops of the native size. agree: the share of these cells that keep their best class.
+    tolerance: the largest difference that rounding explains.
     """
 
     native: float
@@ -48,34 +45,32 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether the dense net is the classifier, and slides, up to rounding."""
+        """Whether the dense network is the classifier slid over the image, up to rounding."""
         return max(self.native, self.slid) <= self.tolerance
 
     def __str__(self) -> str:
-        kept = (
-            f"; the best class stays in {100 * self.agree:.0f} % of the places" if self.padded > self.tolerance else ""
-        )
-        return "\n".join(
-            [
-                f"on the native crop: equal to the classifier, to {self.native:.0e} of the largest score",
-                f"slid, without padding: equal at {self.cells} places of a larger image, to {self.slid:.0e}",
-                f"slid, with the padding it has: zeros around each crop change scores by up to {self.padded:.0e}{kept}",
-            ]
-            if self.holds
-            else [
+        if not self.holds:
+            return (
                 f"NOT the classifier slid: {self.native:.0e} of the largest score apart on the native crop, "
                 f"{self.slid:.0e} slid without padding, where rounding allows {self.tolerance:.0e}"
-            ]
+            )
+        kept = f"; the best class stays in {100 * self.agree:.0f} % of the places"
+        return (
+            f"on the native crop: equal to the classifier, to {self.native:.0e} of the largest score\n"
+            f"slid, without padding: equal at {self.cells} places of a larger image, to {self.slid:.0e}\n"
+            f"slid, with the padding it has: zeros around each crop change scores by up to {self.padded:.0e}"
+            f"{kept if self.padded > self.tolerance else ''}"
         )
 
 
 def prove(classifier: nn.Module, dense: fx.GraphModule, native_size: int | tuple[int, int], channels: int = 3) -> Proof:
-    """Compare a classifier with its dense form (what `convolutionalize` returned for it).
+    """Compare a classifier with its dense form, as `convolutionalize` returned it.
 
-    Raises `UsageError` for a classifier whose scores are all 0, which any net would equal.
+    Both are run in evaluation mode and double precision on random images, the largest of which is one receptive field
+    and two strides wide.
 
-    Both are run in evaluation mode, in double precision (single for more than `LARGE` parameters), on random images of
-    which the largest is one receptive field and one stride each way.
+    Raises:
+        UsageError: All scores of the classifier are 0, which any network would equal.
 
     >>> from fullconv.models.convolutionalize import convolutionalize
     >>> lenet = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 14 * 14, 10))
@@ -106,17 +101,15 @@ def prove(classifier: nn.Module, dense: fx.GraphModule, native_size: int | tuple
         free, whole = Unpadded(net), Unpadded(slid)
         cells = whole(wide)
         # The first cell that no zero reaches may begin some pixels into the image: padding put the grid there.
-        ends = [
+        height, width = (
             int(axis.start + cell * axis.stride + (axis.field - 1) / 2) + 1
             for axis, cell in zip(axes, whole.first_cell, strict=True)
-        ]
-        places = [(1, 1)] if heavy else PLACES
-        found = [
-            _apart(cells[0, :, i, j], free(wide[:, :, a : a + ends[0], b : b + ends[1]]).flatten())
-            for i, j in places
-            for a, b in [(i * steps[0], j * steps[1])]
-        ]
-    return Proof(native, max(found), len(found), padded, agree, 1e-4 if heavy else 1e-9)
+        )
+        apart = []
+        for i, j in PLACES[-1:] if heavy else PLACES:
+            top, left = i * steps[0], j * steps[1]
+            apart.append(_apart(cells[0, :, i, j], free(wide[:, :, top : top + height, left : left + width]).flatten()))
+    return Proof(native, max(apart), len(apart), padded, agree, 1e-4 if heavy else 1e-9)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -126,9 +119,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
 def _with_padding(
     net: nn.Module, dense: nn.Module, image: Tensor, size: tuple[int, int], steps: tuple[int, int]
 ) -> tuple[float, float]:
-    """The largest difference of the two as they are, on crops of the native size, and how often the best class
-    stays.
-    """
+    """Return the largest difference with padding, on crops of the native size, and how often the best class stays."""
     cells = dense(image)
     worst, kept = 0.0, 0
     for i, j in PLACES:
@@ -141,10 +132,10 @@ def _with_padding(
 
 
 class Unpadded(fx.Interpreter):
-    """A net with all zero padding taken away: called with an image, it gives the scores that no zero has touched.
+    """A network without its zero padding: it gives the scores that no zero has touched.
 
-    It runs the graph layer by layer and counts how many cells at the front each value has lost against the padded net.
-    Where branches join, all are cut to the cells that they share, and a layer with a stride begins where the padded
+    It runs the graph layer by layer and counts the cells at the front that each value has lost against the padded
+    network. Branches that join are cut to the cells that they share, and a layer with a stride begins where the padded
     one would.
     """
 
@@ -155,16 +146,16 @@ class Unpadded(fx.Interpreter):
 
     @property
     def first_cell(self) -> tuple[int, int]:
-        """The first cell of the scores of the last run, as the padded net counts them."""
+        """The first cell of the last run's scores, as the padded network counts them."""
         return next(lost for node, lost in self.lost.items() if node.op == "output")
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The scores of an image (1, C, H, W)."""
+        """Return the scores of an image (1, C, H, W)."""
         result: Tensor = self.run(image)
         return result
 
     def run_node(self, n: fx.Node) -> Any:
-        """One layer, and what it has lost."""
+        """Run one layer and count what it has lost."""
         sources = [source for source in n.all_input_nodes if source in self.lost]
         operation = operation_of(self.net, n)
         if operation is not None and operation.windows != (POINT, POINT):
@@ -177,7 +168,7 @@ class Unpadded(fx.Interpreter):
         return super().run_node(n)
 
     def _without_zeros(self, n: fx.Node, source: fx.Node, operation: Operation) -> Tensor:
-        """The cells of a padded layer that see no zero."""
+        """Return the cells of a padded layer that see no zero."""
         lost, windows = self.lost[source], operation.windows
         first = tuple(max(0, -(-(c + w.padding) // w.stride)) for c, w in zip(lost, windows, strict=True))
         top, left = (f * w.stride - w.padding - c for f, w, c in zip(first, windows, lost, strict=True))
@@ -192,7 +183,7 @@ class Unpadded(fx.Interpreter):
         return result
 
     def _meet(self, maps: list[fx.Node]) -> None:
-        """Cut the maps that join to the cells that all of them have."""
+        """Cut maps that join to the cells that all of them have."""
         first = [max(self.lost[s][a] for s in maps) for a in (0, 1)]
         sizes = [min(self.env[s].shape[2 + a] + self.lost[s][a] for s in maps) - first[a] for a in (0, 1)]
         for s in maps:
