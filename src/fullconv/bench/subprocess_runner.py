@@ -15,10 +15,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fullconv.bench.peers import Labels, Scored
 from fullconv.config import ModelConfig
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
+
+Labels = NDArray[np.integer]
+Way = Callable[[torch.Tensor], Labels]
+"""From the net's own input (1, C, H, W) to the class of each pixel, (H, W)."""
+
+
+class Scored:
+    """A way whose scores can be compared too. logits: from the net's own input to (1, K, H, W)."""
+
+    def __init__(self, logits: Callable[[torch.Tensor], NDArray[np.float32]]) -> None:
+        self.logits = logits
+
+    def __call__(self, x: torch.Tensor) -> Labels:
+        """(1, C, H, W) to (H, W)."""
+        labels: Labels = self.logits(x)[0].argmax(0)
+        return labels
+
 
 _made: Scored
 """The way, in its process."""

@@ -1,5 +1,7 @@
 """What a confusion matrix costs: this package's beside the formulation of torchmetrics.
 
+    python benchmarks/confusion.py
+
 torchmetrics itself runs where it is installed (with ``validate_args=False``, which spares it two sorts). Elsewhere its
 multiclass path stands in, written out from its source (``functional/classification/confusion_matrix.py``: void masked
 out, ``target * classes + preds``, ``torch.bincount``); the result says which it was. Both count what they are given in
@@ -8,8 +10,10 @@ practice: the maps of 8 bits as masks hold them for one, tensors of int64 for th
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.bench.machine import machine
 from fullconv.errors import RunError
 from fullconv.metrics import confusion_matrix
 
@@ -95,3 +100,13 @@ def measure(rounds: int = 5, cases: tuple[tuple[int, int, int], ...] = CASES) ->
             for way, taken in medians.items()
         ]  # fmt: skip
     return {"other": name, "rounds": rounds, "ways": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
+    print(json.dumps({**measure(parser.parse_args().rounds), "machine": machine()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
