@@ -85,7 +85,7 @@ def show(console: Any, result: Result) -> None:
     """The claim, each row with those of the paper below it, the verdict, the notes and the machine."""
     from rich.table import Table
 
-    from fullconv.reproduce.paper import UNVERIFIED
+    from fullconv.reproduce.paper_tables import UNVERIFIED
 
     console.print(f"\n{result.claim}\n")
     grid = Table(box=None, header_style="bold", pad_edge=False)

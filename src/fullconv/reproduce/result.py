@@ -12,8 +12,7 @@ from typing import Any
 from fullconv.errors import RunError
 from fullconv.io.atomic import write_atomically
 from fullconv.metrics import Scores
-from fullconv.reproduce.paper import Entry
-from fullconv.reproduce.paper_tables import PaperTable, table
+from fullconv.reproduce.paper_tables import Entry, PaperTable, table
 
 Say = Callable[[str], None]
 """Takes a sentence on what a study is doing."""

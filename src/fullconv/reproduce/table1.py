@@ -15,12 +15,12 @@ from fullconv.errors import RunError
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.profiling.graph_cost import depth
-from fullconv.reproduce.clock import median_seconds
 from fullconv.reproduce.learning import learn, plan, scored
 from fullconv.reproduce.paper_tables import table
 from fullconv.reproduce.plots import bars
 from fullconv.reproduce.result import Result, Row, Say, beside, four
 from fullconv.reproduce.setting import Setting
+from fullconv.reproduce.timing import forward_seconds, median_seconds
 
 NETS = {"AlexNet": "caffenet", "VGG16": "vgg16", "GoogLeNet": "googlenet"}
 """The backbone of each net of the table; FCN-AlexNet is on Caffe's own, whose layers are as large."""
@@ -41,12 +41,7 @@ def row_of(name: str, setting: Setting, seconds: float) -> tuple[Row, int]:
     net = build(config).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(net, FCN)
     image = torch.zeros(1, 3, setting.image, setting.image).contiguous(memory_format=torch.channels_last)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            net(image)
-
-    taken, rounds = median_seconds(forward, setting, seconds)
+    taken, rounds = median_seconds(forward_seconds(net, image), setting, seconds)
     top = net.trace[net.features[0]].axis
     measured: dict[str, float | None] = {
         "mean IU": None,
