@@ -14,8 +14,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fullconv.bench.machine import machine
+from fullconv.bench.medians import medians, seconds
 from fullconv.errors import RunError
 from fullconv.metrics import confusion_matrix
 
@@ -87,17 +86,11 @@ def measure(rounds: int = 5, cases: tuple[tuple[int, int, int], ...] = CASES) ->
         found = [np.asarray(way()) for way in ways.values()]
         if not all((matrix == found[0]).all() for matrix in found):
             raise RunError(f"confusion: {height}x{width}: fullconv and {name} count differently; report it")
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds):
-            for way, run in ways.items():
-                began = time.perf_counter()
-                run()
-                times[way].append(1000 * (time.perf_counter() - began))
-        medians = {way: statistics.median(taken) for way, taken in times.items()}
+        taken = medians({way: partial(seconds, run) for way, run in ways.items()}, rounds)
         rows += [
-            {"size": [height, width], "classes": classes, "way": way, "ms": round(taken, 3),
-             "ratio_to_other": round(taken / medians[name], 3)}
-            for way, taken in medians.items()
+            {"size": [height, width], "classes": classes, "way": way, "ms": round(1000 * taken[way], 3),
+             "ratio_to_other": round(taken[way] / taken[name], 3)}
+            for way in ways
         ]  # fmt: skip
     return {"other": name, "rounds": rounds, "ways": rows}
 

@@ -78,10 +78,10 @@ def test_another_seed_gives_another_way():
 
 def test_the_numbers_of_the_paper_stand_beside_with_their_tags(results):
     rows = {row["name"]: row["paper"] for row in results["table2"].to_dict()["rows"]}
-    assert rows["FCN-8s"]["paper"]["mean IU"] == {
+    assert rows["FCN-8s"]["paper"]["mean_iu"] == {
         "value": 62.7, "unit": "percent", "source": "section 4.2, table 2", "tag": "P", "unverified": False,
     }  # fmt: skip
-    assert rows["FCN-8s"]["released"]["f.w. IU"]["unverified"] is True
+    assert rows["FCN-8s"]["released"]["f_w_iu"]["unverified"] is True
     vgg = next(row for row in results["table1"].rows if row.name == "VGG16")
     assert (vgg["rf size"], vgg["conv. layers"], vgg["max stride"]) == (404, 16, 32)
     assert results["timing"].settings["outputs"] == [10, 10]
@@ -242,6 +242,6 @@ def test_a_net_of_table_1_that_diverges_has_no_mean_iu(monkeypatch):
     def diverged(*_):
         raise RunError("step 1: the loss is nan")
 
-    monkeypatch.setattr("fullconv.reproduce.learning.learn", diverged)
+    monkeypatch.setattr("fullconv.reproduce.table1.learn", diverged)
     result = study("table1").run(tiny(image=96), lambda _: None)
     assert all(row.measured["mean IU"] is None for row in result.rows) and "from worst" not in result.verdict

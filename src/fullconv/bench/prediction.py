@@ -8,8 +8,6 @@ plain net, ring and all, for every way: it is the speed at which its work is don
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 from fullconv import host
 from fullconv.backends.torch_cpu import TYPES
+from fullconv.bench.medians import medians, seconds
 from fullconv.bench.subprocess_runner import Apart, Labels, Scored, Way
 from fullconv.bench.training_step import Dense
 from fullconv.config import ModelConfig, Size
@@ -133,15 +132,9 @@ def machine_limit(side: int = 1536, rounds: int = 5) -> dict[str, float]:
         with torch.inference_mode():
             for operations, run in tries:
                 run()
-                rates += [operations / _seconds(run) for _ in range(rounds)]
+                rates += [operations / seconds(run) for _ in range(rounds)]
         best[name] = round(max(rates) / 1e9, 1)
     return best
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 def _gflop(net: FCN, size: Size) -> float:
@@ -175,21 +168,19 @@ def _measured(
         found[name] = way, precision
     labels: dict[str, Labels] = {name: way(x) for name, (way, _) in found.items()}
     off = _off_by({name: way for name, (way, _) in found.items() if isinstance(way, Scored)}, x)
-    seconds: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(rounds):
-        for name, (way, _) in found.items():
-            seconds[name].append(way.seconds(x) if isinstance(way, Apart) else _seconds(partial(way, x)))
+    timed = {name: partial(way.seconds, x) if isinstance(way, Apart) else partial(seconds, partial(way, x))
+             for name, (way, _) in found.items()}  # fmt: skip
+    taken = medians(timed, rounds)
     for way, _ in found.values():
         if isinstance(way, Apart):
             way.close()
-    usual, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
-    rows = []
+    work, rows = _gflop(net, size), []
     for name, (_, precision) in found.items():
-        median, same = statistics.median(seconds[name]), precision != "other"
+        median, same = taken[name], precision != "other"
         rows.append({
             "way": name,
             "seconds": round(median, 5),
-            "speedup": round(usual / median, 2),
+            "speedup": round(taken[PLAIN] / median, 2),
             **({"gflop_per_second": round(work / median, 1),
                 "share_of_limit": round(work / median / limit[precision], 2) if precision in limit else None,
                 "max_rel_diff": float(f"{off[name]:.1e}"),

@@ -6,15 +6,16 @@ The plain network is measured this way: the command line sets the allocator's th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fullconv.bench.medians import seconds
 from fullconv.config import ModelConfig
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
@@ -82,7 +83,4 @@ def _labels(x: NDArray[np.float32]) -> Labels:
 
 
 def _seconds(x: NDArray[np.float32]) -> float:
-    given = torch.from_numpy(x)
-    began = time.perf_counter()
-    _made(given)
-    return time.perf_counter() - began
+    return seconds(partial(_made, torch.from_numpy(x)))
