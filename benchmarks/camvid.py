@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from fullconv.bench.machine import machine
+from fullconv.hardware import machine
 
 RESULTS = Path(__file__).parent / "results"
 START = {

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.bench.machine import machine
 from fullconv.bench.medians import medians, seconds
 from fullconv.errors import RunError
+from fullconv.hardware import machine
 from fullconv.metrics import confusion_matrix
 
 CASES = ((375, 500, 21), (1024, 2048, 19))

@@ -80,8 +80,7 @@ def scan(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Scan the nets that are named, or all, each in a child."""
-    from fullconv.bench.machine import machine
-    from fullconv.hardware import processor
+    from fullconv.hardware import machine, processor
     from fullconv.models.backbones.registry import BACKBONES
 
     found: dict[str, Any] = {"machine": machine(), "heap_checker": heap.is_effective(), "side": SIDE, "nets": {}}

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from fullconv.bench.machine import machine
+from fullconv.hardware import machine
 from fullconv.training.loop import State
 from fullconv.training.saved_state import save_state
 

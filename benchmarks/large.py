@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fullconv.bench.machine import machine
+from fullconv.hardware import machine
 from fullconv.profiling.process_memory import format_bytes
 
 RESULT = Path(__file__).parent / "results" / "large.json"

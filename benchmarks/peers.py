@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 
 from fullconv import host
-from fullconv.bench.machine import machine
 from fullconv.bench.subprocess_runner import Labels, Scored, Way
 from fullconv.cli.bench import add_predict_arguments, predict, show_predict
+from fullconv.cli.show import console_for
 from fullconv.errors import FullconvError, UsageError
+from fullconv.hardware import machine
 from fullconv.models.backbones.external import library
 from fullconv.models.fcn import FCN
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     args = parser.parse_args()
     host.own_process()  # as the command: the ways of this process gain from its allocator, the plain net does not
-    console = Console(stderr=args.json, soft_wrap=True, highlight=False)
+    console = console_for(args.json)
     try:
         if args.rounds < 1:
             raise UsageError(f"--rounds is {args.rounds}; give at least 1")

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fullconv.bench.machine import machine
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
 from fullconv.data.dataset import Sample
+from fullconv.hardware import machine
 from fullconv.labels import LabelSpace
 from fullconv.models.build import build
 from fullconv.profiling import process_memory

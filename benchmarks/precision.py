@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from fullconv.bench.machine import machine
 from fullconv.datasets.open_dataset import default_splits, open_dataset
-from fullconv.hardware import precisions
+from fullconv.hardware import machine, precisions
 from fullconv.inference.exported import load_exported
 from fullconv.inference.predictor import load
 from fullconv.metrics import confusion_matrix, scores

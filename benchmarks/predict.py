@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fullconv.bench.machine import machine
-from fullconv.cli.loading import PredictRequest, load_model
+from fullconv.hardware import machine
+from fullconv.inference.request import PredictRequest, load_model
 from fullconv.io.image import write_label, write_overlay
 
 RESULT = Path(__file__).parent / "results" / "predict.json"

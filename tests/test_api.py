@@ -112,7 +112,7 @@ def test_evaluate_takes_a_model_or_its_path(predictor, checkpoint, tmp_path):
     assert fullconv.evaluate(predictor, pairs) == expected
     one_line(lambda: fullconv.evaluate(predictor.net, SCENES), "evaluate: predictor is a FCN; give a Predictor(")
     one_line(lambda: fullconv.evaluate(7, SCENES), "evaluate: predictor is a int; give a Predictor(")
-    one_line(lambda: fullconv.evaluate(predictor, str(tmp_path)), "dataset: a str; open it first: open_dataset(")
+    one_line(lambda: fullconv.evaluate(predictor, str(tmp_path)), f"{tmp_path}: ")
     one_line(lambda: fullconv.evaluate(predictor, 7), "dataset: a int; give one with a length")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
+from typing import Any
 
 
 def processor() -> str:
@@ -28,3 +30,18 @@ def multiplies_bf16() -> bool:
 def precisions() -> tuple[str, ...]:
     """What this processor multiplies by itself, of single and half precision."""
     return ("fp32", "bf16") if multiplies_bf16() else ("fp32",)
+
+
+def machine() -> dict[str, Any]:
+    """Return what times were measured on: processor and its instructions, cores, threads, versions."""
+    import torch
+
+    return {
+        "cpu": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + (", bf16" if multiplies_bf16() else ""),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }

@@ -12,8 +12,9 @@ from PIL import Image
 from tests.support.small_nets import graph, image, predictor
 
 from fullconv.cli.command import main
-from fullconv.cli.export import size_of, spread
+from fullconv.cli.export import size_of
 from fullconv.errors import UsageError
+from fullconv.exporting.export import spread
 from fullconv.weights import checkpoint
 
 SOURCE = Path(__file__).parents[2] / "src"

@@ -167,10 +167,10 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(place, tmp_path, turn
 
 def test_an_image_of_which_workers_die_is_given_up_and_the_others_are_done(place, tmp_path):
     """As a worker finds it that is started for the fourth time: it is alone with the image that the others died of."""
-    from fullconv.cli.cluster import LIVES, Task, Worker
-    from fullconv.cli.loading import PredictRequest
     from fullconv.inference.inputs import gather
     from fullconv.inference.outputs import OutputWriter
+    from fullconv.inference.ray_cluster import LIVES, Task, Worker
+    from fullconv.inference.request import PredictRequest
 
     inputs = gather([str(place / "photos" / f"{k:02d}.png") for k in range(4)], tmp_path)
     (tmp_path / "notes").mkdir()
@@ -182,7 +182,7 @@ def test_an_image_of_which_workers_die_is_given_up_and_the_others_are_done(place
     said = [json.loads(text) for text in Worker(task)({"number": [0, 1, 2, 3]})["said"]]
     found = {one["number"]: one for one in said if "number" in one}
     assert sorted(found) == [0, 1, 2, 3]
-    assert "01.png: 3 workers died of it" in found[1]["failed"][0]
+    assert "01.png: 3 workers died of it" in found[1]["records"][0]["error"]
     assert names(tmp_path)[:3] == ["00.png", "02.png", "03.png"]
     again = [json.loads(text) for text in Worker(task)({"number": [0, 2, 3]})["said"]]
     assert again == [found[0], found[2], found[3]], "it was made again"

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from tests.support.large_images import photo, predictor_of
 
-from fullconv.cli import tiling
 from fullconv.cli.command import main
+from fullconv.inference.large_image.file_predictor import PercentLog
 from fullconv.io.image import read_label_values
 from fullconv.weights import checkpoint
 
@@ -86,10 +86,10 @@ def test_format_tif_is_written_for_any_image(folder, capsys):
 
 def test_a_long_way_is_told_in_steps():
     said = []
-    steps = tiling.Steps("a", said.append, every=0)
+    steps = PercentLog("a", said.append, every=0)
     steps(1, 4)
     steps(4, 4)
     assert said == ["a: 25%", "a: 100%"]
-    often = tiling.Steps("a", said.append, every=60)
+    often = PercentLog("a", said.append, every=60)
     often(1, 4)
     assert len(said) == 2

@@ -279,6 +279,4 @@ def test_the_33_classes_are_named_by_their_list(copies):
 
 
 def test_a_description_is_plain_data():
-    from fullconv.cli.data import _as_json
-
-    assert json.loads(json.dumps([_as_json(about) for about in abouts().values()]))
+    assert json.loads(json.dumps([about.to_dict() for about in abouts().values()]))

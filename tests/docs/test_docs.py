@@ -237,7 +237,7 @@ def test_the_bounds_in_the_page_are_those_of_camvid(shared_data):
 
 
 def test_the_table_of_recipes_is_that_of_the_files():
-    from fullconv.cli.options import recipe_names
+    from fullconv.training.recipes import recipe_names
 
     rows = table("training.md", "recipe", "to reach")
     assert sorted(row["recipe"].strip("`") for row in rows) == recipe_names()
@@ -286,7 +286,7 @@ def test_the_verdicts_are_those_of_the_result_files():
 @pytest.mark.parametrize("name", ["slurm.sh", "kubernetes.yaml"])
 def test_the_job_files_use_flags_that_there_are(name):
     from fullconv.cli.command import build_parser
-    from fullconv.cli.options import recipe_names
+    from fullconv.training.recipes import recipe_names
 
     text = (DOCS / "jobs" / name).read_text()
     train = text[text.index("fullconv train" if name == "slurm.sh" else "args: [train") :]

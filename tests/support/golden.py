@@ -335,8 +335,7 @@ def files() -> dict[str, Any]:
         predictor = fullconv.load("net/model.safetensors", engine=engine)
         shots = [np.array(Image.open(path)) for path in sorted(Path("images").glob("*.png"))]
         found[f"logits {engine}"] = [digest(predictor.logits(shot)) for shot in shots]
-    exports = {"any.onnx": "", "fixed.onnx": " --size 50x70", "int8.onnx": " --size 50x70 --int8 small",
-               "any.xml": "", "fixed.pt2": " --size 50x70"}  # fmt: skip
+    exports = {"any.onnx": "", "fixed.onnx": " --size 50x70", "int8.onnx": " --size 50x70 --int8 small", "any.xml": ""}
     for file, flags in exports.items():
         code, _, err = call(f"export net/model.safetensors --out {file}{flags}")
         if code:

@@ -11,15 +11,15 @@ from tests.support.fakes import fake
 
 import fullconv
 from fullconv.cli.command import main
-from fullconv.cli.options import (
+from fullconv.config import ModelConfig, TrainConfig, from_mapping
+from fullconv.training.optimizer import parameter_groups
+from fullconv.training.recipes import (
     MODEL_FLAGS,
     TRAIN_FLAGS,
     read_recipe,
     recipe_names,
     stages_of,
 )
-from fullconv.config import ModelConfig, TrainConfig, from_mapping
-from fullconv.training.optimizer import parameter_groups
 from fullconv.weights.checkpoint import fingerprint, unpack
 
 TEXTS = {path.stem: path.read_text() for path in Path(fullconv.__file__).parent.joinpath("recipes").glob("*.yaml")}
@@ -112,10 +112,10 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
     train = ["train", digits_folder, "--recipe", recipe, "--workers", "0"]
     assert call(capsys, *train, "--out", tmp_path / "whole")[0] == 0
 
-    from fullconv.cli import progress
+    from fullconv.reporting import train_and_report
 
     done = []
-    records = progress.records
+    records = train_and_report.records
 
     def killed(job, stop):
         if len(done) == stage and step == 0:
@@ -127,7 +127,7 @@ def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, mo
         done.append(job.folder.name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(progress, "records", killed)
+        patch.setattr(train_and_report, "records", killed)
         assert call(capsys, *train, "--out", tmp_path / "run")[0] == 130
     code, _, err = call(capsys, *train, "--out", tmp_path / "run")
     assert code == 2 and "--resume" in err

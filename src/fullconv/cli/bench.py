@@ -9,13 +9,17 @@ over an image beside its patches (section 3.1), which is also fullconv reproduce
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console
 
+from fullconv.cli.show import console_for, print_json, table
+from fullconv.errors import UsageError
+from fullconv.hardware import machine
+
+if TYPE_CHECKING:
     from fullconv.bench.prediction import Others
 
 EXAMPLE = "fullconv bench predict --backbone vgg16 --sizes 500x500,375x500"
@@ -65,19 +69,13 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print a table."""
-    from rich.console import Console
-
-    from fullconv.bench.machine import machine
-    from fullconv.cli.show import print_json
-    from fullconv.errors import UsageError
-
     if args.rounds < 1:
         raise UsageError(f"--rounds is {args.rounds}; give at least 1")
     if args.data is not None and args.study != "loader":
         raise UsageError(f"bench {args.study} takes no data; leave out '{args.data}'")
     if args.study == "timing":
         return _timing(args)
-    console = Console(stderr=bool(args.json), soft_wrap=True)
+    console = console_for(args.json)
     console.print(f"measuring {args.rounds} rounds of each way ...")
     found = {**_measured(args, console), "machine": machine()}
     if args.json:
@@ -85,20 +83,17 @@ def run(args: argparse.Namespace) -> int:
     show = {"dense": _show_dense, "loader": _show_loader, "train": _show_train, "predict": show_predict}
     show[args.study](console, found)
     on = found["machine"]
-    console.print(f"\nmedians on {on['cpu']} ({on['instructions']}), {on['threads']} threads", highlight=False)
+    console.print(f"\nmedians on {on['cpu']} ({on['instructions']}), {on['threads']} threads")
     return 0
 
 
 def _timing(args: argparse.Namespace) -> int:
     """The study of the paper, which writes nothing here."""
-    from rich.console import Console
-
     from fullconv.cli.reproduce import show
-    from fullconv.cli.show import print_json
     from fullconv.reproduce.setting import open_setting
     from fullconv.reproduce.studies import study
 
-    console = Console(stderr=bool(args.json), soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console = console_for(args.json)
     chosen = study("timing")
     setting = open_setting(
         "digits", None, None, None, budget=TIMING, seed=0, trains=chosen.trains, say=console.print
@@ -112,7 +107,7 @@ def _timing(args: argparse.Namespace) -> int:
 
 def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     if args.study == "predict":
-        return predict(args, lambda line: console.print(line, highlight=False))
+        return predict(args, console.print)
     if args.study == "loader":
         from fullconv.bench import data_loading
 
@@ -141,8 +136,6 @@ def predict(args: argparse.Namespace, say: Callable[[str], Any], others: Others 
 
 
 def _numbers(text: str, flag: str, example: str) -> list[int]:
-    from fullconv.errors import UsageError
-
     if not all(part.isdecimal() and int(part) for part in text.split(",")):
         raise UsageError(f"{flag} is '{text}'; give whole numbers from 1 on, such as {example}")
     return [int(part) for part in text.split(",")]
@@ -157,13 +150,12 @@ def show_predict(console: Console, found: dict[str, Any]) -> None:
     """Print the ways of every size and number of threads."""
     from fullconv.profiling.process_memory import format_bytes
 
-    console.print(f"\n{found['net']}, {found['weights']} weights", highlight=False)
+    console.print(f"\n{found['net']}, {found['weights']} weights")
     for run in found["runs"]:
         limit = ", ".join(f"{rate:,.0f} GFLOP/s {name}" for name, rate in run["limit_gflop_per_second"].items())
         console.print(
             f"\n{'x'.join(map(str, run['size']))}, {run['threads']} threads; {run['gflop']} GFLOP; the machine "
             f"multiplies at {limit} at best",
-            highlight=False,
         )
         rows = [
             (row["way"], f"{row['seconds']:.3f}", f"{row['speedup']:.2f}",
@@ -174,43 +166,31 @@ def show_predict(console: Console, found: dict[str, Any]) -> None:
             for row in run["ways"]
         ]  # fmt: skip
         titles = ["way", "seconds", "times as fast", "GFLOP/s", "of the limit", "scores off by", "labels as plain"]
-        _table(console, titles + ["memory"] * ("peak_bytes" in run["ways"][0]), rows)
+        console.print(table(titles + ["memory"] * ("peak_bytes" in run["ways"][0]), rows))
 
 
 def _show_dense(console: Console, found: dict[str, Any]) -> None:
     size, stride = found["image"], found["stride"]
-    console.print(f"\n{found['net']}; image {size[0]}x{size[1]}, scores at stride {stride}", highlight=False)
+    console.print(f"\n{found['net']}; image {size[0]}x{size[1]}, scores at stride {stride}")
     rows = [
         (row["way"], row["runs"], f"{row['scores'][0]}x{row['scores'][1]}", f"{row['seconds']:.3f}",
          f"{row['ratio_to_upsampled']:.1f}")
         for row in found["ways"]
     ]  # fmt: skip
-    _table(console, ("way", "runs", "scores", "seconds", "of the upsampled"), rows)
+    console.print(table(("way", "runs", "scores", "seconds", "of the upsampled"), rows))
 
 
 def _show_loader(console: Console, found: dict[str, Any]) -> None:
     crop = "x".join(map(str, found["crop"]))
-    console.print(f"\n{found['data']}; {found['net']}, batches of {found['batch']}, crop {crop}", highlight=False)
+    console.print(f"\n{found['data']}; {found['net']}, batches of {found['batch']}, crop {crop}")
     rows = [(row["way"], f"{row['images_per_second']:.1f}", f"{row['share_of_training']:.1f}") for row in found["ways"]]
-    _table(console, ("way", "images/s", "of training"), rows)
+    console.print(table(("way", "images/s", "of training"), rows))
 
 
 def _show_train(console: Console, found: dict[str, Any]) -> None:
-    console.print(f"\n{found['net']}; image {'x'.join(map(str, found['image']))}", highlight=False)
+    console.print(f"\n{found['net']}; image {'x'.join(map(str, found['image']))}")
     rows = [
         (row["way"], f"{row['seconds']:.2f}", f"{row['speedup']:.2f}", f"{row['loss_rel_diff']:.1e}")
         for row in found["ways"]
     ]
-    _table(console, ("way", "seconds", "times as fast", "loss off by"), rows)
-
-
-def _table(console: Console, titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Words to the left, numbers to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="left" if title in ("way", "size") else "right")
-    for row in rows:
-        table.add_row(*map(str, row))
-    console.print(table)
+    console.print(table(("way", "seconds", "times as fast", "loss off by"), rows))

@@ -9,19 +9,21 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fullconv.cli.options import (
-    DATA,
-    add_reading,
-    add_settings,
-    layered,
-    read_recipe,
-    reading_of,
-    recipe_names,
-    stages_of,
-)
+from rich.console import Console
+from rich.text import Text
+
+import fullconv
+from fullconv.cli.options import DATA, add_reading, add_settings, reading_of
+from fullconv.cli.show import Bar, console_for, print_json, table
 from fullconv.config import InputConvention, TrainConfig
+from fullconv.errors import UsageError
+from fullconv.reporting.page import percent
+from fullconv.training.recipes import merge_settings, read_recipe, recipe_names, stages_of
+
+if TYPE_CHECKING:
+    from fullconv.checking.findings import Findings
 
 EXAMPLE = "fullconv check photos/ --html check.html --fix photos-clean"
 AUGMENTATION = ("crop", "scale", "flip", "jitter", "color", "seed")
@@ -55,13 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, write what was asked for; 2 when there are errors and no clean copy was asked for."""
-    from rich.console import Console
-
-    from fullconv.checking.check_dataset import check_dataset
-    from fullconv.cli.show import Bar, print_json
-    from fullconv.errors import UsageError
-
-    console = Console(stderr=bool(args.json), soft_wrap=True)
+    console = console_for(args.json)
     if args.augment is not None:
         if args.html is not None or args.fix is not None:
             raise UsageError("--augment draws, and checks nothing; leave out --html and --fix, or run it by itself")
@@ -74,90 +70,73 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--fix: {args.data} is no folder of images and masks; published sets are as they should be")
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads is {args.threads}; give at least 1")
-    bar = Bar(console, "checking", 1)
-    with bar:
-        found = check_dataset(args.data, args.split, bar.follow, args.threads, reading_of(args))
+    with Bar(console, "checking") as bar:
+        findings = fullconv.check(args.data, args.split, bar, args.threads, reading_of(args))
     if args.json:
-        print_json(found.to_dict())
+        print_json(findings.to_dict())
     else:
-        show(console, found)
+        show(console, findings)
     if args.html is not None:
         from fullconv.reporting.check_page import write_check_page
 
-        console.print(f"written: {write_check_page(args.html, found)}", highlight=False)
+        console.print(f"written: {write_check_page(args.html, findings)}")
     if args.fix is not None:
-        return fix(console, args, found)
-    return 0 if found.ok else 2
+        return fix(console, args, findings)
+    return 0 if findings.ok else 2
 
 
-def fix(console: Any, args: argparse.Namespace, found: Any) -> int:
-    """Write the clean copy, and say what is in it."""
+def fix(console: Console, args: argparse.Namespace, findings: Findings) -> int:
+    """Write the clean copy, and print what is in it."""
     from fullconv.checking.repair import LEFT_OUT, repair
-    from fullconv.cli.show import Bar
 
-    bar = Bar(console, "writing", sum(split.images for split in found.splits.values()))
-    with bar:
-        made = repair(Path(args.data), args.fix, found, bar.follow)
+    with Bar(console, "writing") as bar:
+        made = repair(Path(args.data), args.fix, findings, bar)
     pairs = ", ".join(f"{count:,} {split}" for split, count in made.pairs.items())
-    console.print(f"written: {args.fix}: {pairs}", highlight=False)
+    console.print(f"written: {args.fix}: {pairs}")
     console.print(
         f"{made.masks_rewritten:,} masks in other numbers than before, {made.images_turned:,} images turned upright, "
-        f"{len(made.left_out):,} entries left out" + (f" (see {args.fix / LEFT_OUT})" if made.left_out else ""),
-        highlight=False,
+        f"{len(made.left_out):,} entries left out" + (f" (see {args.fix / LEFT_OUT})" if made.left_out else "")
     )
     return 0
 
 
-def augment(console: Any, args: argparse.Namespace) -> int:
+def augment(console: Console, args: argparse.Namespace) -> int:
     """Draw samples as a training with the given settings would see them."""
-    from fullconv.datasets.open_dataset import default_splits, open_dataset
+    from fullconv.datasets.open_dataset import default_splits
     from fullconv.reporting.augmentation_preview import draw_augmented
 
-    _, config, convention = layered(
-        {}, stages_of(read_recipe(args.recipe), args.recipe)[0] if args.recipe else {}, args
-    )
-    dataset = open_dataset(args.data, args.split or default_splits(args.data)[0], reading_of(args))
+    recipe = stages_of(read_recipe(args.recipe), args.recipe)[0] if args.recipe else {}
+    _, config, convention = merge_settings({}, recipe, vars(args), args.recipe)
+    dataset = fullconv.open_dataset(args.data, args.split or default_splits(args.data)[0], reading_of(args))
     picture = draw_augmented(dataset, config, InputConvention.named(convention or "torchvision"), rows=4, columns=6)
     args.augment.write_bytes(picture)
-    console.print(f"written: {args.augment}", highlight=False)
+    console.print(f"written: {args.augment}")
     return 0
 
 
-def show(console: Any, found: Any) -> None:
-    """The findings as tables: what is there, then what is wrong, errors first."""
-    from rich.table import Table
-    from rich.text import Text
-
+def show(console: Console, found: Findings) -> None:
+    """Print the findings as tables: what is there, then what is wrong, errors first."""
     from fullconv.reporting.check_page import sizes, weight
-    from fullconv.reporting.page import percent
 
-    splits = Table("split", header_style="bold", box=None, pad_edge=False)
-    for title in ("images", "sizes (height x width)", "void", "all void", "all background"):
-        splits.add_column(title, justify="right")
-    for name, split in found.splits.items():
-        splits.add_row(
-            name,
-            f"{split.images:,}",
-            sizes(split.smallest, split.largest),
-            percent(split.void_share) + " %",
-            str(split.all_void),
-            str(split.all_background),
-        )
-    console.print(splits)
+    titles = ("split", "images", "sizes (height x width)", "void", "all void", "all background")
+    console.print(
+        table(titles, (
+            (name, f"{split.images:,}", sizes(split.smallest, split.largest), percent(split.void_share) + " %",
+             split.all_void, split.all_background)
+            for name, split in found.splits.items()
+        ))
+    )  # fmt: skip
     for name, split in found.splits.items():
         if split.made:
-            console.print(f"{name}: {split.made}", highlight=False)
+            console.print(f"{name}: {split.made}")
     if found.labels is not None:
-        classes = Table("class", header_style="bold", box=None, pad_edge=False)
-        for name in found.splits:
-            classes.add_column(f"{name} %", justify="right")
-        classes.add_column("weight", justify="right")
+        rows = []
         for index, (label, colour) in enumerate(zip(found.labels.names, found.labels.palette, strict=True)):
             swatch = Text("■ ", style="rgb({},{},{})".format(*colour)) + Text(f"{index} {label}")
             shares = (percent(split.shares[index]) for split in found.splits.values())
-            classes.add_row(swatch, *shares, weight(found.weights[index]))
+            rows.append((swatch, *shares, weight(found.weights[index])))
         console.print()
-        console.print(classes)
+        console.print(table(("class", *(f"{name} %" for name in found.splits), "weight"), rows))
     console.print()
     for problem in found.problems:
         style = "bold red" if problem.severity == "error" else "yellow"
@@ -166,4 +145,4 @@ def show(console: Any, found: Any) -> None:
     errors = sum(problem.severity == "error" for problem in found.problems)
     warnings = len(found.problems) - errors
     verdict = "ready to train" if found.ok else "cannot be used as it is"
-    console.print(f"{found.name}: {errors} errors, {warnings} warnings; {verdict}", highlight=False)
+    console.print(f"{found.name}: {errors} errors, {warnings} warnings; {verdict}")

@@ -6,9 +6,11 @@ A folder that holds runs (RUN/32s, RUN/16s ... of a recipe in stages) stands for
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from fullconv.cli.show import console_for, print_json, table
+from fullconv.errors import UsageError, shown
+from fullconv.reporting.formatting import plain
 
 EXAMPLE = "fullconv compare runs/a runs/b --out compare.html"
 
@@ -21,63 +23,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the runs, print them side by side, and write the page where one is asked for."""
-    from rich.console import Console
-
-    from fullconv.cli.show import print_json
-    from fullconv.errors import UsageError, shown
-    from fullconv.reporting.compare_page import (
-        class_rows,
-        header_of_runs,
-        row_of_run,
-        with_classes,
-        write_compare_page,
-    )
-    from fullconv.reporting.formatting import plain
+    """Read the runs, print them side by side, and write the page if one is asked for."""
+    from fullconv.reporting.compare_page import class_rows, header_of_runs, row_of_run, with_classes, write_compare_page
     from fullconv.reporting.run_facts import differences, notes, read_runs, runs_in
 
     if args.out is not None and args.out.is_dir():
         raise UsageError(f"{shown(args.out)}: it is a folder; give a file such as {shown(args.out / 'compare.html')}")
-    console = Console(stderr=bool(args.json), soft_wrap=True)
-    folders, said = [], []
+    console = console_for(args.json)
+    folders, remarks = [], []
     for given in args.runs:
         inside = runs_in(given)
         folders += inside
         if len(inside) > 1 or inside[0].parent == given:
-            said.append(f"{shown(given)} holds {len(inside)} runs: {', '.join(path.name for path in inside)}.")
+            remarks.append(f"{shown(given)} holds {len(inside)} runs: {', '.join(path.name for path in inside)}.")
     runs = read_runs(folders)
     if len(runs) < 2:
         raise UsageError(f"{shown(runs[0].folder)}: one run alone; give another to compare it with")
-    found, told = differences(runs), [*said, *notes(runs)]
+    settings, sentences = differences(runs), [*remarks, *notes(runs)]
     if args.out is not None:
-        write_compare_page(args.out, runs, said)
+        write_compare_page(args.out, runs, remarks)
     if args.json:
-        print_json({"runs": [one.to_dict() for one in runs], "differences": found, "notes": told})
+        print_json({"runs": [one.to_dict() for one in runs], "differences": settings, "notes": sentences})
     else:
-        facts = list(zip(header_of_runs(), *(row_of_run(one) for one in runs), strict=True))
-        _print(console, ("", *facts[0][1:]), facts[1:])
-        if found:
-            rows = [(name, *map(plain, values)) for name, values in found.items()]
-            _print(console, ("setting", *(one.name for one in runs)), rows, numbers=False)
+        (_, *names), *facts = zip(header_of_runs(), *(row_of_run(one) for one in runs), strict=True)
+        console.print(table(("", *names), facts), end="\n\n")
+        if settings:
+            titles = ("setting", *(one.name for one in runs))
+            rows = ((name, *map(plain, values)) for name, values in settings.items())
+            console.print(table(titles, rows, left=titles), end="\n\n")
         if scored := with_classes(runs):
-            titles, rows, _ = class_rows(scored)
-            _print(console, ("IU of class", *titles[1:]), rows)
-    for sentence in told:
-        console.print(f"note: {sentence}", highlight=False, markup=False)
+            titles, classes, _ = class_rows(scored)
+            console.print(table(("IU of class", *titles[1:]), classes), end="\n\n")
+    for sentence in sentences:
+        console.print(f"note: {sentence}")
     if args.out is not None:
-        console.print(f"the page: {args.out}", highlight=False, markup=False)
+        console.print(f"the page: {args.out}")
     return 0
-
-
-def _print(console: Any, titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> None:
-    """A table of texts, which are shown as they are; numbers flush right."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for place, title in enumerate(titles):
-        table.add_column(Text(title), justify="right" if place and numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
-    console.print()

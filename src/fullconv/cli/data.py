@@ -13,10 +13,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from fullconv.cli.show import Bar, Bars, console_for, key_values, print_json, table
 from fullconv.errors import UsageError, shown, suggestion
+from fullconv.reporting.page import percent
+
+if TYPE_CHECKING:
+    from fullconv.datasets.published.catalog import Named
+    from fullconv.datasets.published.description import DatasetInfo
 
 EXAMPLE = "fullconv data get camvid; fullconv data verify voc2012:VOC"
 
@@ -38,129 +47,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do one of the actions."""
-    from rich.console import Console
-
     if args.action not in ACTIONS:
         raise UsageError(f"data: there is no action '{shown(args.action)}'; {suggestion(args.action, ACTIONS)}")
     action, least, most, wanted = ACTIONS[args.action]
     if not least <= len(args.given) <= most:
         raise UsageError(f"data {args.action}: {len(args.given)} arguments; give {wanted}")
-    return action(args, Console(stderr=bool(args.json), soft_wrap=True))
+    return action(args, console_for(args.json))
 
 
-def _list(args: argparse.Namespace, console: Any) -> int:
-    from rich.table import Table
-
-    from fullconv.cli.show import key_values, print_json
+def _list(args: argparse.Namespace, console: Console) -> int:
     from fullconv.datasets.published.catalog import abouts
 
     chosen = [_about(args.given[0])] if args.given else list(abouts().values())
+    counts = {
+        about.name: ", ".join(f"{split} {count:,}" if count else split for split, count in about.splits.items())
+        for about in chosen
+    }
     if args.json:
-        print_json([_as_json(about) for about in chosen])
+        print_json([about.to_dict() for about in chosen])
     elif args.given:
         (about,) = chosen
-        counts = ", ".join(f"{split} {count:,}" if count else split for split, count in about.splits.items())
-        rows = [("name", about.name), ("title", about.title), ("splits", counts), ("files", about.form)]
+        rows = [("name", about.name), ("title", about.title), ("splits", counts[about.name]), ("files", about.form)]
         rows += [(f"{task} classes", ", ".join(space.names)) for task, space in about.tasks.items()]
         rows += [("cite", about.citation), ("terms", about.terms), ("home", about.home)]
         rows += [("to fetch", file.url) for file in about.files]
         rows += [("by hand", about.by_hand)] if about.by_hand else []
         console.print(key_values(rows))
     else:
-        table = Table("name", "what", "classes", "images", "get", header_style="bold", box=None, pad_edge=False)
-        for about in chosen:
-            classes = " + ".join(str(len(space)) for space in about.tasks.values())
-            counts = ", ".join(f"{split} {count:,}" if count else split for split, count in about.splits.items())
-            table.add_row(about.name, about.title, classes, counts, "yes" if about.files else "by hand")
-        console.print(table)
-        console.print("\nfullconv data list NAME: files, classes, terms, whom to cite", highlight=False)
+        titles = ("name", "what", "classes", "images", "get")
+        all_rows = (
+            (about.name, about.title, " + ".join(str(len(space)) for space in about.tasks.values()),
+             counts[about.name], "yes" if about.files else "by hand")
+            for about in chosen
+        )  # fmt: skip
+        console.print(table(titles, all_rows, left=titles))
+        console.print("\nfullconv data list NAME: files, classes, terms, whom to cite")
     return 0
 
 
-def _get(args: argparse.Namespace, console: Any) -> int:
-    from fullconv.cli.show import Bar, print_json
+def _get(args: argparse.Namespace, console: Console) -> int:
     from fullconv.datasets.published.download import get
 
     about = _about(args.given[0])
     folder = args.out or Path(about.name)
-    console.print(f"{about.title}\nterms: {about.terms}\ncite: {about.citation}\ninto {folder}", highlight=False)
-    bars: dict[str, Bar] = {}
+    console.print(f"{about.title}\nterms: {about.terms}\ncite: {about.citation}\ninto {folder}")
+    lines: list[str] = []
+    with Bars(console) as bars:
 
-    def progress(what: str, done: int, total: int | None) -> None:
-        if what not in bars:
-            for bar in bars.values():
-                bar.__exit__(None, None, None)
-            bars[what] = Bar(console, f"{what}, MiB", 1)
-            bars[what].__enter__()
-        bars[what].follow(done >> 20, max(1, -(-(total or done) >> 20)))
+        def progress(what: str, done: int, total: int | None) -> None:
+            bars(f"{what}, MiB", done >> 20, max(1, -(-(total or done) >> 20)))
 
-    said: list[str] = []
-    try:
-        files = get(about, folder, said.append, progress)
-    finally:
-        for bar in bars.values():
-            bar.__exit__(None, None, None)
-    for line in said:
-        console.print(line, highlight=False)
+        files = get(about, folder, lines.append, progress)
+    for line in lines:
+        console.print(line)
     if about.by_hand:
-        console.print(f"by hand: {about.by_hand}", highlight=False)
+        console.print(f"by hand: {about.by_hand}")
     if args.json:
         print_json({"name": about.name, "folder": str(folder), "files": [str(file) for file in files]})
     else:
-        console.print(f"next: fullconv data verify {about.name}:{folder}", highlight=False)
+        console.print(f"next: fullconv data verify {about.name}:{folder}")
     return 0
 
 
-def _verify(args: argparse.Namespace, console: Any) -> int:
-    from dataclasses import asdict
-
-    from rich.table import Table
-
-    from fullconv.cli.show import Bar, print_json
+def _verify(args: argparse.Namespace, console: Console) -> int:
     from fullconv.datasets.published.download import verify
 
     named = _named(args.given[0])
-    bar = Bar(console, "reading", 1)
-    with bar:
-        found = verify(named, bar.follow)
+    with Bar(console, "reading") as bar:
+        found = verify(named, bar)
     if args.json:
         print_json([{**asdict(split), "complete": split.complete} for split in found])
     else:
-        table = Table("split", header_style="bold", box=None, pad_edge=False)
-        for title in ("images", "published", "state", "SHA-256"):
-            table.add_column(title, justify="right" if title in ("images", "published") else "left")
+        rows = []
         for split in found:
             state = "complete" if split.complete else "other files" if split.problem is None else "missing"
             count = f"{split.published:,}" if split.published else "not known"
-            table.add_row(split.split, f"{split.samples:,}", count, state, (split.fingerprint or "")[:16])
-        console.print(table)
+            rows.append((split.split, f"{split.samples:,}", count, state, (split.fingerprint or "")[:16]))
+        console.print(table(("split", "images", "published", "state", "SHA-256"), rows, left=("state", "SHA-256")))
         for split in found:
             if split.problem:
-                console.print(f"{split.split}: {split.problem}", highlight=False)
+                console.print(f"{split.split}: {split.problem}")
     wanted = {named.about.train, named.about.val}
     return 0 if all(split.complete for split in found if split.split in wanted) else 2
 
 
-def _convert(args: argparse.Namespace, console: Any) -> int:
-    from fullconv.cli.show import Bar, print_json
+def _convert(args: argparse.Namespace, console: Console) -> int:
     from fullconv.datasets.published.prepare import to_png
 
-    named = _named(args.given[0], "sbd")
-    bar = Bar(console, "converting", 1)
-    with bar:
-        written, failed = to_png(named, bar.follow)
+    with Bar(console, "converting") as bar:
+        written, failed = to_png(_named(args.given[0], "sbd"), bar)
     if args.json:
         print_json({"written": written, "failed": failed})
     else:
-        console.print(f"{written:,} labels written as PNG", highlight=False)
+        console.print(f"{written:,} labels written as PNG")
     if failed:
         listed = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
         raise UsageError(f"{len(failed)} labels could not be read: {listed}")
     return 0
 
 
-def _leak_free(args: argparse.Namespace, console: Any) -> int:
-    from fullconv.cli.show import print_json
+def _leak_free(args: argparse.Namespace, console: Console) -> int:
     from fullconv.datasets.published.prepare import leak_free_list
 
     pascal, boundaries = _named(args.given[0], "voc2011", "voc2012"), _named(args.given[1], "sbd")
@@ -169,56 +155,28 @@ def _leak_free(args: argparse.Namespace, console: Any) -> int:
     if args.json:
         print_json({"list": str(path), "images": count, "published": published or None})
     else:
-        console.print(f"{count:,} images of val are not in SBD's train: {path}", highlight=False)
+        console.print(f"{count:,} images of val are not in SBD's train: {path}")
         if published and count != published:
-            console.print(f"note: the paper's list has {published}; these are not the official lists", highlight=False)
+            console.print(f"note: the paper's list has {published}; these are not the official lists")
     return 0
 
 
-def _hha(args: argparse.Namespace, console: Any) -> int:
-    from fullconv.cli.show import Bar, print_json
-    from fullconv.datasets.hha import encode_folder
+def _hha(args: argparse.Namespace, console: Console) -> int:
+    from fullconv.datasets.hha import encode_dataset
 
-    if not (Path(args.given[0]) / "depth").is_dir():
-        raise UsageError(f"{shown(args.given[0])}: it has no folder depth; give the folder that holds depth/ID.png")
     folder = Path(args.given[0])
-    bar = Bar(console, "encoding", 1)
-    raw = folder / "rawdepth"
-    with bar:
-        camera = _camera(args.camera, folder / "depth")
-        written = encode_folder(folder / "depth", folder / "hha", camera, raw if raw.is_dir() else None, bar.follow)
+    with Bar(console, "encoding") as bar:
+        written = encode_dataset(folder, args.camera, bar)
     if args.json:
         print_json({"written": written})
     else:
-        console.print(f"{len(written):,} pictures written to {folder / 'hha'}", highlight=False)
+        console.print(f"{len(written):,} pictures written to {folder / 'hha'}")
     return 0
 
 
-def _camera(text: str | None, depth: Path) -> Any:
-    """The camera of ``--camera``, or that of NYUDv2 for pictures of its size, whole or without the white border."""
-    from fullconv.datasets.depth_geometry import NYUD, Camera
-    from fullconv.io.image import read_label_values
-
-    if text is not None:
-        try:
-            return Camera(*(float(number) for number in text.split(",")))
-        except (TypeError, ValueError):
-            raise UsageError(f"--camera is '{shown(text)}'; give FX,FY,CX,CY in pixels") from None
-    first = next(iter(sorted(depth.glob("*.png"))), None)
-    size = read_label_values(first).shape[:2] if first else (480, 640)
-    known = {(480, 640): NYUD, (425, 560): NYUD.cropped(top=45, left=40)}
-    if size not in known:
-        raise UsageError(f"{shown(first)}: {size[0]}x{size[1]} is no size of NYUDv2; give its --camera FX,FY,CX,CY")
-    return known[size]
-
-
-def _bounds(args: argparse.Namespace, console: Any) -> int:
-    from rich.table import Table
-
-    from fullconv.cli.show import Bar, print_json
+def _bounds(args: argparse.Namespace, console: Console) -> int:
     from fullconv.datasets.open_dataset import default_splits, open_dataset
     from fullconv.evaluation.upper_bounds import upper_bounds
-    from fullconv.reporting.page import percent
 
     split = args.split or default_splits(args.given[0])[1] or "train"
     data = open_dataset(args.given[0], split)
@@ -226,21 +184,17 @@ def _bounds(args: argparse.Namespace, console: Any) -> int:
         factors = [int(factor) for factor in args.factors.split(",")]
     except ValueError:
         raise UsageError(f"--factors is '{args.factors}'; give whole numbers such as 32,16,8") from None
-    with Bar(console, f"scoring {split}", len(data)) as bar:
-        found = upper_bounds(data, factors, lambda done, _: bar.update(done))
+    with Bar(console, f"scoring {split}") as bar:
+        found = upper_bounds(data, factors, bar)
     if args.json:
         print_json({factor: scores.to_dict(data.labels.names) for factor, scores in found.items()})
-        return 0
-    table = Table("factor", header_style="bold", box=None, pad_edge=False)
-    for title in ("mean IU", "pixel acc."):
-        table.add_column(title, justify="right")
-    for factor, scores in found.items():
-        table.add_row(str(factor), percent(scores.mean_iu), percent(scores.pixel_accuracy))
-    console.print(table)
+    else:
+        rows = ((factor, percent(s.mean_iu), percent(s.pixel_accuracy)) for factor, s in found.items())
+        console.print(table(("factor", "mean IU", "pixel acc."), rows))
     return 0
 
 
-ACTIONS: dict[str, tuple[Callable[[argparse.Namespace, Any], int], int, int, str]] = {
+ACTIONS: dict[str, tuple[Callable[[argparse.Namespace, Console], int], int, int, str]] = {
     "list": (_list, 0, 1, "a NAME or nothing"),
     "get": (_get, 1, 1, "the NAME of a data set"),
     "verify": (_verify, 1, 1, "NAME:DIR"),
@@ -252,7 +206,7 @@ ACTIONS: dict[str, tuple[Callable[[argparse.Namespace, Any], int], int, int, str
 """Each action: what does it, how many arguments it takes at least and at most, and which."""
 
 
-def _about(name: str) -> Any:
+def _about(name: str) -> DatasetInfo:
     from fullconv.datasets.published.catalog import abouts
 
     if name not in abouts():
@@ -260,7 +214,7 @@ def _about(name: str) -> Any:
     return abouts()[name]
 
 
-def _named(text: str, *allowed: str) -> Any:
+def _named(text: str, *allowed: str) -> Named:
     """The data set and folder of NAME:DIR, which must be one of the allowed names."""
     from fullconv.datasets.published.catalog import named
 
@@ -270,19 +224,3 @@ def _named(text: str, *allowed: str) -> Any:
     if allowed and found.about.name not in allowed:
         raise UsageError(f"{shown(text)}: this is for {' or '.join(allowed)}; give {allowed[0]}:DIR")
     return found
-
-
-def _as_json(about: Any) -> dict[str, Any]:
-    return {
-        "name": about.name,
-        "title": about.title,
-        "classes": {task: list(space.names) for task, space in about.tasks.items()},
-        "splits": {split: count or None for split, count in about.splits.items()},
-        "files": about.form,
-        "modalities": list(about.modalities),
-        "citation": about.citation,
-        "terms": about.terms,
-        "home": about.home,
-        "fetched": [{"url": file.url, "checksum": file.checksum} for file in about.files],
-        "by_hand": about.by_hand or None,
-    }

@@ -7,9 +7,17 @@ trained, each from the one before, and scored on handwriting that no training sa
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fullconv.cli.show import Bars, console_for, print_json, table
+from fullconv.reporting.page import percent
+
+if TYPE_CHECKING:
+    from fullconv.reproduce.demo import Ending
 
 EXAMPLE = "fullconv demo --out runs/demo"
 
@@ -25,59 +33,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tell the story with progress bars, and print the table."""
-    import time
-
-    from rich.console import Console
-
-    from fullconv.cli.show import Bar, print_json
-
-    console = Console(stderr=bool(args.json), soft_wrap=True)
+    console = console_for(args.json)
     console.print("loading torch and the digits ...")
     began = time.perf_counter()
     from fullconv.reproduce.demo import QUICK, Ending, Settings, story
 
     settings = QUICK if args.quick else Settings()
-    chapter, bar, ending = None, None, None
-    with ExitStack() as open_bar:
+    ending = None
+    with Bars(console) as bars:
         for event in story(args.out, settings):
             if isinstance(event, Ending):
                 ending = event
                 continue
-            if event.total and event.chapter != chapter:
-                open_bar.close()
-                chapter = event.chapter
-                bar = open_bar.enter_context(Bar(console, f"training {chapter}", event.total))
-            if bar is not None and event.total and event.loss is not None:
+            if event.total and event.loss is not None:
                 rate = event.images / max(event.seconds, 1e-9)
-                bar.update(event.step, f"loss {event.loss:.3f}  {rate:.0f} images/s")
+                note = f"loss {event.loss:.3f}  {rate:.0f} images/s"
+                bars(f"training {event.chapter}", event.step, event.total, note)
             if event.says:
-                (bar.line if bar is not None else console.print)(event.says)
+                bars.line(event.says)
     assert ending is not None
+    seconds = time.perf_counter() - began
     if args.json:
-        print_json(as_json(ending, time.perf_counter() - began))
+        print_json(as_json(ending, seconds))
     show(console, ending, settings.unseen)
-    console.print(f"\nin {time.perf_counter() - began:.0f} seconds; the report: {ending.page}", highlight=False)
+    console.print(f"\nin {seconds:.0f} seconds; the report: {ending.page}")
     return 0
 
 
-def as_json(ending: Any, seconds: float) -> dict[str, Any]:
-    """The ending as plain values."""
+def as_json(ending: Ending, seconds: float) -> dict[str, Any]:
+    """Return the ending as plain values."""
     rows = [{"net": r.name, "stride": r.stride, "seconds": r.seconds, **r.scores.to_dict()} for r in ending.rows]
     return {"classifier_accuracy": ending.accuracy, "nets": rows, "seconds": seconds, "report": str(ending.page)}
 
 
-def show(console: Any, ending: Any, unseen: int) -> None:
-    """The table at the end."""
-    from rich.table import Table
-
-    from fullconv.reporting.page import percent
-
-    table = Table("net", header_style="bold", box=None, pad_edge=False)
-    for title in ("pixel acc.", "mean acc.", "mean IU", "f.w. IU", "seconds"):
-        table.add_column(title, justify="right")
+def show(console: Console, ending: Ending, unseen: int) -> None:
+    """Print the table at the end."""
+    rows = []
     for row in ending.rows:
         s = row.scores
         numbers = (s.pixel_accuracy, s.mean_accuracy, s.mean_iu, s.frequency_weighted_iu)
-        table.add_row(row.name, *map(percent, numbers), f"{row.seconds:.0f}")
-    console.print(f"\non {unseen} scenes of handwriting that no training saw, in percent:\n", highlight=False)
-    console.print(table)
+        rows.append((row.name, *map(percent, numbers), f"{row.seconds:.0f}"))
+    console.print(f"\non {unseen} scenes of handwriting that no training saw, in percent:\n")
+    console.print(table(("net", "pixel acc.", "mean acc.", "mean IU", "f.w. IU", "seconds"), rows))

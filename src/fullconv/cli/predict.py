@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fullconv.cli import tiling
-from fullconv.cli.engines import add_engine
+import fullconv
+from fullconv import distributed
+from fullconv.cli.options import add_engine
+from fullconv.cli.show import Bar, console_for, print_json
 from fullconv.errors import UsageError
+from fullconv.inference.inputs import part_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from fullconv.cli.loading import PredictRequest
-    from fullconv.cli.segmenting import Told
-    from fullconv.inference.inputs import Input
-    from fullconv.inference.pipeline import Throughput
+    from fullconv.inference.batch import PredictionResults
 
 EXAMPLE = "fullconv predict run/model.safetensors holiday/ photo.jpg --out masks --overlay"
 
@@ -65,74 +62,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--submission", metavar="comp5|comp6", help="of VOC: also write DIR/submission.zip for its server"
     )
     add_engine(parser)
-    tiling.add_arguments(parser)
+    parser.add_argument(
+        "--tile", default="auto", metavar="auto|none|N",
+        help="an image larger than memory allows: strips or tiles that are exactly the whole (default: auto), the "
+        "whole at once (none), tiles of N pixels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--halo", type=int, metavar="N",
+        help="of tiles: look N pixels around each, fewer than the net does; faster, and not exact near the seams",
+    )  # fmt: skip
+    parser.add_argument("--memory", type=int, metavar="MB", help="the most that the process may take")
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="the largest image that is decoded (178000000)")
+    parser.add_argument(
+        "--format", metavar="png|tif", help="of the masks (default: png; tif in its place for a GeoTIFF)"
+    )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict every input; bad files are named at the end, the others are done."""
-    from rich.console import Console
-
-    from fullconv import distributed
-    from fullconv.cli.loading import ready
-    from fullconv.cli.segmenting import Told, segment
-    from fullconv.cli.show import Bar
-    from fullconv.inference.outputs import OutputWriter
-
-    console = Console(stderr=True, soft_wrap=True)
-    if args.out.exists() and not args.out.is_dir():
-        raise UsageError(f"{args.out}: it is a file; give a folder for the masks")
-    asked = asked_of(args)
-    inputs, part = inputs_of(args)
-    outputs = OutputWriter(args.out, args.overlay, args.probability, args.entropy)
-    outputs.refuse_clashes(inputs)
-    args.out.mkdir(parents=True, exist_ok=True)
-    asked = replace(asked, images=len(inputs))
-    first = next((given.read for given in inputs if given.video is None), None)
-    # What is wrong with the model is said here, once, and an engine is found for all.
-    prepared = ready(asked, outputs, first, lambda line: console.print(line, highlight=False))
-    told = Told()
-    with Bar(console, f"predicting{part}", len(inputs)) as bar:
-
-        def seen(told: Told, number: int) -> None:
-            bar.follow(told.done, number)
-
-        if args.ray:
-            from fullconv.cli.cluster import segment_on_cluster
-
-            pace = segment_on_cluster(args, asked, inputs, outputs, told, seen)
-        else:
-            pace = segment(prepared, inputs, outputs, told, args.every, args.skip_existing, seen)
-    archive = None
-    if args.submission and not told.failed:
-        archive = submit(args, {entry["name"]: (entry["height"], entry["width"]) for entry in told.written})
-    report(args, console, told, pace, archive)
+    console = console_for(True)
+    number, count = part_of(args.shard)
+    settings = {name: value for name, value in vars(args).items() if name not in ("verb", "run", "debug", "json")}
+    settings["scales"] = scales_of(args.scales)
+    settings["memory"] = args.memory * 10**6 if (args.memory or 0) > 0 else args.memory
+    with Bar(console, "predicting" + (f" (part {number} of {count})" if count > 1 else "")) as bar:
+        results = fullconv.predict(**settings, progress=bar, log=bar.line)
+    report(args, results)
     distributed.wait_for_all("predict")
-    if told.failed:
-        raise UsageError(failures(told))
+    if failed := results.failed:
+        if len(results) == 1:
+            raise UsageError(failed[0])
+        listed = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
+        raise UsageError(f"{len(failed)} of {len(results)} images could not be read: {listed}")
     return 0
 
 
-def asked_of(args: argparse.Namespace) -> PredictRequest:
-    """The flags about the model and its passes."""
-    from fullconv.cli.loading import PredictRequest
-
-    settings = tiling.settings_of(args)
-    return PredictRequest(args.model, args.engine, args.precision, 1, scales_of(args.scales), args.flip, settings)
-
-
-def report(args: argparse.Namespace, console: Console, told: Told, pace: Throughput, archive: Path | None) -> None:
-    """Say what was written, how fast, and what the time went for."""
-    from fullconv.cli.show import print_json
-
-    seconds = {what: round(spent, 6) for what, spent in sorted(told.seconds.items(), key=lambda item: -item[1])}
+def report(args: argparse.Namespace, results: PredictionResults) -> None:
+    """Print what was written, how fast, and where the time went."""
+    pace, archive = results.throughput, results.submission
+    seconds = {what: round(spent, 6) for what, spent in sorted(results.seconds.items(), key=lambda item: -item[1])}
     if args.json:
         print_json(
             {
-                "written": told.written,
-                "failed": told.failed,
-                "skipped": told.skipped,
-                **({"videos": told.videos} if told.videos else {}),
+                "written": results.written,
+                "failed": results.failed,
+                "skipped": results.skipped,
+                **({"videos": results.videos} if results.videos else {}),
                 **({"submission": str(archive)} if archive else {}),
                 "images_per_second": round(pace.rate, 3),
                 "net_busy": round(pace.busy, 4),
@@ -140,60 +116,19 @@ def report(args: argparse.Namespace, console: Console, told: Told, pace: Through
             }
         )
         return
-    there = f", {told.skipped} were there" if told.skipped else ""
-    console.print(f"{len(told.written)} of {told.done} written to {args.out}{there}", highlight=False)
+    console = console_for(True)
+    there = f", {results.skipped} were there" if results.skipped else ""
+    console.print(f"{len(results.written)} of {len(results)} written to {args.out}{there}")
     if pace.images:
         spent = ", ".join(f"{what} {number:.1f}" for what, number in seconds.items())
-        console.print(
-            f"{pace.rate:.3g} images/s; the net was at work {pace.busy:.0%} of the time; seconds: {spent}",
-            highlight=False,
-        )
+        console.print(f"{pace.rate:.3g} images/s; the net was at work {pace.busy:.0%} of the time; seconds: {spent}")
     if archive:
-        console.print(f"for the server of PASCAL VOC: {archive}", highlight=False)
-
-
-def failures(told: Told) -> str:
-    """One line for what could not be read."""
-    failed = told.failed
-    if told.done == 1:
-        return failed[0]
-    listed = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
-    return f"{len(failed)} of {told.done} images could not be read: {listed}"
-
-
-def submit(args: argparse.Namespace, sizes: dict[str, tuple[int, int]]) -> Path:
-    """Write the archive for the server of PASCAL VOC."""
-    from fullconv.evaluation.submission import submission
-
-    year = args.inputs[0].partition(":")[0].removeprefix("voc")
-    archive: Path = args.out / "submission.zip"
-    submission(args.out, sizes, year, args.submission, archive)
-    return archive
+        console.print(f"for the server of PASCAL VOC: {archive}")
 
 
 def scales_of(text: str | None) -> tuple[float, ...]:
-    """The numbers of ``0.75,1,1.25``."""
+    """Parse ``0.75,1,1.25``."""
     try:
         return (1.0,) if text is None else tuple(float(number) for number in text.split(","))
     except ValueError:
         raise UsageError(f"--scales {text}: give numbers with commas between them, such as 0.75,1,1.25") from None
-
-
-def inputs_of(args: argparse.Namespace) -> tuple[list[Input], str]:
-    """What this process predicts of what was given, and which part of it that is."""
-    from fullconv import distributed
-    from fullconv.inference.inputs import gather, of_dataset, of_shard, shard_of
-
-    for flag, number in (("--every", args.every), ("--ray-workers", args.ray_workers)):
-        if number is not None and number < 1:
-            raise UsageError(f"{flag} {number}: give 1 or more")
-    rank, size = distributed.place()
-    if size > 1 and (args.shard or args.ray):
-        raise UsageError("torchrun: it divides the images by itself; leave --shard and --ray out")
-    if args.shard and args.ray:
-        raise UsageError("--ray: it divides the images by itself; leave --shard out")
-    number, count = shard_of(args.shard) if args.shard else (rank + 1, size)
-    if count > 1 and args.submission:
-        raise UsageError("--submission: it needs all images; leave --shard and torchrun out")
-    inputs = of_dataset(args.inputs, args.split, args.submission) or gather(args.inputs, args.out, args.recursive)
-    return of_shard(inputs, number, count), f" (part {number} of {count})" if count > 1 else ""

@@ -8,10 +8,17 @@ paper that nobody has confirmed is marked "unverified".
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
 
 from fullconv.cli.options import DATA
+from fullconv.cli.show import console_for, print_json
+from fullconv.errors import UsageError
+from fullconv.reproduce.paper_tables import UNVERIFIED
 
 if TYPE_CHECKING:
     from fullconv.reproduce.result import Result
@@ -45,16 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print and write."""
-    import time
-
-    from rich.console import Console
-
-    from fullconv.cli.show import print_json
-    from fullconv.errors import UsageError
     from fullconv.reproduce.setting import open_setting
     from fullconv.reproduce.studies import STUDIES, study
 
-    console = Console(stderr=bool(args.json), soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console = console_for(args.json)
     if args.study == "list":
         if args.json:
             print_json({name: one.about for name, one in STUDIES.items()})
@@ -81,12 +82,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def show(console: Any, result: Result) -> None:
+def show(console: Console, result: Result) -> None:
     """The claim, each row with those of the paper below it, the verdict, the notes and the machine."""
-    from rich.table import Table
-
-    from fullconv.reproduce.paper_tables import UNVERIFIED
-
     console.print(f"\n{result.claim}\n")
     grid = Table(box=None, header_style="bold", pad_edge=False)
     grid.add_column("", no_wrap=True)

@@ -7,27 +7,18 @@ model.safetensors (the best), last/ (to go on from), log.jsonl (the records) and
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from fullconv.cli.options import (
-    DATA,
-    add_reading,
-    add_settings,
-    layered,
-    read_recipe,
-    reading_of,
-    recipe_names,
-    stages_of,
-)
+import fullconv
+from fullconv import distributed
+from fullconv.cli.options import DATA, add_reading, add_settings, reading_of
+from fullconv.cli.show import console_for
 from fullconv.config import ModelConfig, TrainConfig
-
-if TYPE_CHECKING:
-    from fullconv.training.run import Run
-    from fullconv.training.stop import Stop
+from fullconv.errors import UsageError
+from fullconv.training.recipes import MODEL_FLAGS, TRAIN_FLAGS, recipe_names
 
 EXAMPLE = "fullconv train photos/ --out run --epochs 30 --crop 320x320 --flip"
 
@@ -73,32 +64,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, showing what happens; a recipe of several stages one net after the other. Under torchrun, with others."""
-    import os
-
-    from rich.console import Console
-
-    from fullconv import distributed
-    from fullconv.cli.progress import describe, follow
-    from fullconv.data.loader import worker_faults
+    """Train, showing what happens. Under torchrun, with others."""
+    from fullconv.cli.progress import TrainingView
     from fullconv.training.stop import Stop
 
-    recipe = read_recipe(args.recipe) if args.recipe else {}
-    stages = stages_of(recipe, str(args.recipe))
     stop = Stop(args.out / "stop", seconds_of(args.max_time))
-    args.processes = distributed.join(args.dist_timeout)
+    processes = distributed.join(args.dist_timeout)
     # torchrun starts all processes anew when one was lost: they go on from the last saved state.
-    args.resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    console = Console(stderr=bool(args.json), soft_wrap=True, quiet=not args.processes.first)
-    console.print(f"reading {args.data} ...", highlight=False)
-    with stop, worker_faults():
-        if len(stages) > 1:
-            staged(console, stages, args, stop)
-        else:
-            job = prepare(args, stages[0])
-            describe(console, job, args)
-            follow(console, job, args, stop)
-    distributed.leave(args.processes)
+    resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    console = console_for(args.json, quiet=not processes.first)
+    console.print(f"reading {args.data} ...")
+    model, config = ({name: value for name, value in vars(args).items() if name in names}
+                     for names in (MODEL_FLAGS, TRAIN_FLAGS))  # fmt: skip
+    with stop, TrainingView(console, args.json) as view:
+        fullconv.train(
+            args.data, args.out, model=model, config=config, recipe=args.recipe, weights=args.weights,
+            input=getattr(args, "input", None), split=args.split, val=args.val, val_split=args.val_split,
+            masks=reading_of(args), resume=resume, force=args.force, tensorboard=args.tensorboard, stop=stop,
+            processes=processes, command=shlex.join(["fullconv", *sys.argv[1:]]), progress=view,
+        )  # fmt: skip
+    if view.staged and not stop.reason:
+        console.print(f"the last net: {args.out / 'model.safetensors'}")
+    distributed.leave(processes)
     return stop.exit_code if stop.reason else 0
 
 
@@ -108,8 +95,6 @@ def seconds_of(text: str | None) -> float | None:
     >>> seconds_of("90"), seconds_of("1:30:00"), seconds_of(None)
     (5400.0, 5400.0, None)
     """
-    from fullconv.errors import UsageError
-
     if text is None:
         return None
     parts = text.split(":")
@@ -120,82 +105,3 @@ def seconds_of(text: str | None) -> float | None:
     if len(numbers) not in (1, 3) or min(numbers) < 0 or not all(number < 1e6 for number in numbers):
         raise UsageError(f"--max-time is '{text}'; give minutes, such as 90, or H:MM:SS, such as 1:30:00")
     return numbers[0] * 60 if len(numbers) == 1 else numbers[0] * 3600 + numbers[1] * 60 + numbers[2]
-
-
-def staged(console: Any, stages: list[dict[str, Any]], args: argparse.Namespace, stop: Stop) -> None:
-    """One run for each stage, in a folder of its own (RUN/32s, RUN/16s ...), each from the best net of the one before.
-    What is finished is passed over with --resume; the last net and its report are then also in RUN itself.
-    """
-    import shutil
-
-    from fullconv.cli.progress import describe, follow
-    from fullconv.errors import UsageError
-    from fullconv.training.run import is_finished
-
-    if "stride" in vars(args):
-        raise UsageError(f"--stride: the recipe {args.recipe} has a stride for each stage; leave it out")
-    top, start = args.out, args.weights
-    folders = [top / f"{stage['stride']}s" for stage in stages]
-    if any(begun(folder) for folder in folders) and not args.resume:
-        raise UsageError(f"{top}: it holds a run already; add --resume to go on with it, or give another --out")
-    for number, (stage, folder) in enumerate(zip(stages, folders, strict=True), start=1):
-        ours = argparse.Namespace(
-            **{**vars(args), "out": folder, "weights": start, "resume": args.resume and begun(folder)}
-        )
-        console.print(f"stage {number} of {len(stages)}: FCN-{stage['stride']}s", style="bold", highlight=False)
-        job = prepare(ours, stage)
-        if is_finished(job):
-            console.print(f"finished before: {folder}", highlight=False)
-        else:
-            describe(console, job, ours)
-            follow(console, job, ours, stop)
-        if stop.reason:
-            return
-        start = folder / "model.safetensors"
-        args.processes.after_first(f"{folder}/over")  # nobody reads it before it is whole
-    if args.processes.first:
-        for name in ("model.safetensors", "report.html"):
-            shutil.copyfile(start.parent / name, top / name)
-    console.print(f"the last net: {top / 'model.safetensors'}", highlight=False)
-
-
-def begun(folder: Path) -> bool:
-    """Whether a folder holds a state of a run."""
-    return (folder / "last").is_dir() and any((folder / "last").iterdir())
-
-
-def prepare(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Run:
-    """The run that the arguments ask for, with the settings of a recipe or of one of its stages."""
-    from fullconv.config import CONVENTIONS, InputConvention, to_mapping
-    from fullconv.datasets.open_dataset import default_splits, open_dataset
-    from fullconv.errors import UsageError
-    from fullconv.training.run import prepare as prepare_run
-    from fullconv.weights import checkpoint
-
-    header = checkpoint.load(args.weights)[1] if args.weights else None
-    model, config, named = layered(to_mapping(header.model) if header else {}, recipe, args)
-    if named is not None:
-        convention = InputConvention.named(named)
-        if header is not None and convention != header.input:
-            raise UsageError(
-                f"--input {named}: {args.weights} says itself what it wants ({header.input.order}); leave --input out"
-            )
-    elif header is not None:
-        convention = header.input
-    elif args.weights is not None:
-        raise UsageError(
-            f"{args.weights}: it does not say what input it wants; add --input caffe (BGR minus mean), "
-            "torchvision (RGB standardised) or rgb128"
-        )
-    else:
-        convention = CONVENTIONS["torchvision"]
-    reading = reading_of(args)
-    dataset = open_dataset(args.data, args.split or default_splits(args.data)[0], reading)
-    beside = args.val or args.data
-    split = args.val_split or default_splits(beside)[1]
-    validation = open_dataset(beside, split, reading) if split else None
-    command = shlex.join(["fullconv", *sys.argv[1:]])
-    return prepare_run(
-        args.out, args.data, dataset, validation, model, config, convention, args.weights, args.resume, command,
-        args.force, args.processes,
-    )  # fmt: skip

@@ -28,7 +28,7 @@ from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.io.image import read_label_values
 
-__all__ = ["NYUD", "Camera", "encode_folder", "geocentric", "gravity", "hha", "normals", "points"]
+__all__ = ["NYUD", "Camera", "encode_dataset", "encode_folder", "geocentric", "gravity", "hha", "normals", "points"]
 
 _FINE, _COARSE = 3, 10  # radii of the plane fits: for the angle, and for gravity
 _NAMED = 5  # failures that are told in full
@@ -153,3 +153,34 @@ def _read_millimetres(path: Path) -> NDArray[np.integer]:
     if not values.any():
         raise UsageError(f"{shown(path)}: no depth (every value is 0); remove it or save it again")
     return values
+
+
+def encode_dataset(
+    folder: Path, camera: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Write HHA pictures in FOLDER/hha from the depth in FOLDER/depth (and FOLDER/rawdepth, if it is there).
+
+    camera: ``FX,FY,CX,CY`` in pixels (default: NYUDv2's). The other arguments and the result are those of
+    `encode_folder`.
+    """
+    if not (folder / "depth").is_dir():
+        raise UsageError(f"{shown(folder)}: it has no folder depth; give the folder that holds depth/ID.png")
+    raw = folder / "rawdepth"
+    return encode_folder(
+        folder / "depth", folder / "hha", _camera(camera, folder / "depth"), raw if raw.is_dir() else None, progress
+    )
+
+
+def _camera(text: str | None, depth: Path) -> Camera:
+    """Return the camera of a text, or that of NYUDv2 for pictures of its size, whole or without the white border."""
+    if text is not None:
+        try:
+            return Camera(*(float(number) for number in text.split(",")))
+        except (TypeError, ValueError):
+            raise UsageError(f"--camera is '{shown(text)}'; give FX,FY,CX,CY in pixels") from None
+    first = next(iter(sorted(depth.glob("*.png"))), None)
+    size = read_label_values(first).shape[:2] if first else (480, 640)
+    known = {(480, 640): NYUD, (425, 560): NYUD.cropped(top=45, left=40)}
+    if size not in known:
+        raise UsageError(f"{shown(first)}: {size[0]}x{size[1]} is no size of NYUDv2; give its --camera FX,FY,CX,CY")
+    return known[size]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fullconv.data.dataset import SEMANTIC, Dataset, adapt, facts_of
+from fullconv.datasets.open_dataset import default_splits, open_dataset
 from fullconv.distributed import ALONE, ProcessGroup
 from fullconv.errors import UsageError
 from fullconv.inference.model import Model
@@ -86,13 +87,18 @@ def evaluate_tasks(
 
 def evaluate(
     predictor: Model | str | Path,
-    dataset: Dataset,
+    dataset: Dataset | str | Path,
     progress: Callable[[int, int], None] | None = None,
     processes: ProcessGroup = ALONE,
     ended: Callable[[], bool] | None = None,
+    *,
+    split: str | None = None,
 ) -> Scores:
     """The four numbers of the paper for a model on a split, from one confusion matrix over all of it.
 
-    The arguments are those of `evaluate_tasks`.
+    dataset: also what `open_dataset` opens; then `split` is its split (default: ``val``, or the dataset's own for
+    validation). The other arguments are those of `evaluate_tasks`; `evaluate_model` returns more.
     """
+    if isinstance(dataset, str | Path):
+        dataset = open_dataset(dataset, split or default_splits(dataset)[1] or "val")
     return evaluate_tasks(predictor, dataset, progress, processes, ended)[SEMANTIC]

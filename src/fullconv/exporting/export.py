@@ -10,20 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.backends.metadata import ExportMetadata
 from fullconv.config import Size, to_mapping
-from fullconv.data.dataset import Image
+from fullconv.data.dataset import Dataset, Image, Subset
+from fullconv.datasets.folder.classes_file import MaskOptions
+from fullconv.datasets.open_dataset import default_splits, open_dataset
 from fullconv.errors import RunError, UsageError, shown
+from fullconv.evaluation.evaluate import evaluate
 from fullconv.exporting.gate import Agreement, compare, odd_sizes, photographs, to_size
 from fullconv.inference.exported import SUFFIXES, ExportedPredictor, load_exported
 from fullconv.inference.large_image.halo import reach
 from fullconv.inference.model import Model
-from fullconv.inference.predictor import Predictor
+from fullconv.inference.predictor import Predictor, load_checkpoint
 from fullconv.inference.preprocess import to_input
 from fullconv.io.atomic import folder_beside, move_into_place
 from fullconv.models.fcn import FCN
@@ -52,11 +55,16 @@ Measure = Callable[[Model], float | None]
 """The mean IU of a net, or of an exported file."""
 
 
+COMPARED = 20
+"""Images of a dataset on which scores and labels are compared; the mean IU is over all of the split."""
+
+
 @dataclass(frozen=True)
 class Checked:
-    """What was found when an exported file was run: agreement with the net, and the mean IU of both (before, after),
-    where it was measured. exact: of the first convolutions, how many stayed in fp32
-    in a file of 8-bit integers. size: of the file's images; None for any, from `least` pixels on.
+    """An exported file and its agreement with the network.
+
+    mean_iu: of the network and of the file, if measured. exact: how many of the first convolutions stayed in fp32 in a
+    file of 8-bit integers. size: of the file's images; None for any, from `least` pixels on.
     """
 
     path: Path
@@ -82,6 +90,24 @@ class Checked:
             return f"its mean IU is {after:.2f} and that of the net {before:.2f}; {100 * MEAN_IU:g} less is allowed"
         return None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as plain values."""
+        found = self.agreement
+        return {
+            "file": str(self.path),
+            "bytes": self.bytes,
+            "precision": self.precision,
+            "first_in_fp32": self.exact,
+            "size": list(self.size) if self.size else "dynamic",
+            "least": self.least,
+            "images": found.images,
+            "sizes": [list(size) for size in found.sizes],
+            "largest_difference": found.difference,
+            "of_the_range": found.relative,
+            "equal_labels": found.labels,
+            **({"mean_iu": dict(zip(("before", "after"), self.mean_iu, strict=True))} if self.mean_iu else {}),
+        }
+
 
 def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") -> ExportMetadata:
     """What the exported file of a net is to say of itself."""
@@ -103,26 +129,68 @@ def card_of(predictor: Predictor, size: Size | None, precision: str = "fp32") ->
 
 
 def export(
-    predictor: Predictor,
+    model: str | Path | Predictor,
     path: str | Path,
     size: Size | None = None,
     images: Sequence[Image] = (),
     calibration: Sequence[Image] = (),
     measure: Measure | None = None,
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    int8: str | Path | None = None,
+    int8_images: int = 100,
+    masks: MaskOptions | None = None,
 ) -> Checked:
-    """Write PATH (.onnx, .xml with its .bin, or .pt2), run it, and keep it if it agrees with the net.
+    """Write an exported file, run it, and keep it if it agrees with the network.
 
-    size: the height and width of its images; None for any. images: those it is compared on; some that look like
-    photographs, made for it, if none are given. calibration: images to find the ranges of 8-bit integers by; in fp32 if
-    none are given. measure: gives the mean IU of the net and of the file.
+    Args:
+        model: The path of a checkpoint, or a predictor.
+        path: The file: ``.onnx``, ``.xml`` (with its ``.bin``) or ``.pt2``.
+        size: Height and width of its images; None for any.
+        images: Images to compare on; without them those of `data`, or synthetic ones that look like photographs.
+        calibration: Images to find the ranges of 8-bit integers by; fp32 without them.
+        measure: Gives the mean IU of the network and of the file.
+        data: A dataset to compare on, and to measure the mean IU on before and after.
+        split: Its split (default: ``val``, or the dataset's own for validation).
+        limit: Use no more than its first images.
+        int8: A dataset whose training split gives the images for `calibration`.
+        int8_images: How many of them.
+        masks: How the masks of a folder are read.
 
-    Raises `RunError` with the numbers when it does not agree; what stood under PATH is untouched then.
+    Raises:
+        UsageError: The suffix is unknown, a tool is not installed, or the arguments do not fit.
+        RunError: The file does not agree with the network; what stood under `path` is untouched.
+
     """
     if not isinstance(path, str | Path):
         raise UsageError(f"export: path is a {type(path).__name__}; give the path of a file such as m.onnx")
     path = Path(path)
-    refuse(path, bool(calibration))
-    measure = measure and cache(measure)  # type: ignore[assignment]  # that of the net is the same at every try
+    refuse(path, bool(calibration) or int8 is not None)
+    for flag, value in (("calibration", int8_images), ("limit", limit)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag} is {value}; give at least 1")
+    predictor = load_checkpoint(model) if isinstance(model, str | Path) else model
+    if int8 is not None:
+        train_split, val_split = default_splits(str(int8))
+        calibrating = open_dataset(int8, train_split, masks)
+        calibration = _spread(calibrating, int8_images)
+        if data is None:  # labels are compared on images that no range is from, if there are any
+            images = _spread(open_dataset(int8, val_split, masks) if val_split else calibrating, COMPARED)
+    if data is not None:
+        opened = open_dataset(data, split or default_splits(data)[1] or "val", masks)
+        dataset = Subset(opened, range(min(len(opened), limit or len(opened))))
+        images = _spread(dataset, COMPARED)
+        other = next((image.shape[:2] for image in images if size not in (None, image.shape[:2])), None)
+        if other is not None:
+            assert size is not None
+            raise UsageError(
+                f"--size {size[0]}x{size[1]}: an image of {shown(data)} is {other[0]}x{other[1]}; export with --size "
+                "dynamic, or without --data"
+            )
+        measure = lambda model: evaluate(model, dataset).mean_iu  # noqa: E731
+    measure = measure and cache(measure)  # type: ignore[assignment]  # that of the network is the same at every try
     net, card = _fcn(predictor), card_of(predictor, size, "int8" if calibration else "fp32")
     if size is not None:
         net = specialize_for_size(net.eval(), *size)
@@ -147,6 +215,20 @@ def export(
                 if not inputs or exact == EXACT[-1]:
                     raise
     raise AssertionError
+
+
+def spread(length: int, wanted: int) -> list[int]:
+    """Return numbers of images spread over a whole dataset.
+
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    count = min(length, wanted)
+    return [number * length // count for number in range(count)]
+
+
+def _spread(dataset: Dataset, wanted: int) -> list[Image]:
+    return [dataset[index].image for index in spread(len(dataset), wanted)]
 
 
 def write(graph: ModelProto, card: ExportMetadata, path: Path, inputs: Sequence[NDArray[np.float32]] = ()) -> None:
@@ -223,6 +305,3 @@ def _fcn(predictor: Predictor) -> FCN:
     if not isinstance(predictor.net, FCN):
         raise UsageError(f"export: {type(predictor.net).__name__} is no FCN; give the checkpoint of one")
     return predictor.net
-
-
-__all__ = ["Agreement", "Checked", "card_of", "export", "keep", "write"]

@@ -1,4 +1,4 @@
-"""What a verb is given to predict: files, folders, patterns, lists, videos, published sets, as one list of inputs."""
+"""What is given to predict: files, folders, patterns, lists, videos, published sets, as one list of inputs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fullconv import distributed
 from fullconv.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Input:
     file: Path | None = None
 
 
-def gather(words: Sequence[str], out: Path, recursive: bool = False) -> list[Input]:
+def gather(words: Sequence[str], out: Path | None, recursive: bool = False) -> list[Input]:
     """The inputs that words name, in their order: files, folders, patterns, ``@LIST``.
 
     The name of an output is the stem of its file, or the whole name where two share a stem; with `recursive` the
@@ -79,16 +80,27 @@ def of_shard(inputs: list[Input], number: int, count: int) -> list[Input]:
     return [given for k, given in enumerate(inputs) if k in mine]
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """The numbers of ``i/n``.
+def part_of(shard: str | None) -> tuple[int, int]:
+    """Return which part of how many this process predicts: that of ``I/N``, or under torchrun its own.
 
-    >>> shard_of("2/3")
+    >>> part_of("2/3")
     (2, 3)
     """
-    number, _, count = text.partition("/")
+    if shard is None:
+        rank, size = distributed.place()
+        return rank + 1, size
+    number, _, count = shard.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"--shard {text}: give which part of how many, 1/4 to 4/4")
+        raise UsageError(f"--shard {shard}: give which part of how many, 1/4 to 4/4")
     return int(number), int(count)
+
+
+def of_images(images: Sequence[Any]) -> list[Input]:
+    """Return images that are in memory as inputs, which are named by their numbers from 1."""
+    return [
+        Input(f"{number:06d}", f"image {number}", partial(_given, image))
+        for number, image in enumerate(images, start=1)
+    ]
 
 
 def of_dataset(words: Sequence[str], split: str | None, competition: str | None) -> list[Input]:
@@ -108,6 +120,12 @@ def of_dataset(words: Sequence[str], split: str | None, competition: str | None)
     return [Input(name, str(files[0]), partial(_read_sample, data, k)) for k, (name, files) in enumerate(sources)]
 
 
+def _given(image: Any, model: Model) -> Image:
+    from fullconv.inference.preprocess import as_input
+
+    return as_input(image, model.header.input)
+
+
 def _read_file(file: Path, model: Model) -> Image:
     return model.read(file)
 
@@ -117,7 +135,7 @@ def _read_sample(data: Any, number: int, model: Model) -> Image:
     return image
 
 
-def _of_word(word: str, out: Path, recursive: bool) -> list[Found]:
+def _of_word(word: str, out: Path | None, recursive: bool) -> list[Found]:
     path = Path(word)
     if path.is_dir():
         return _of_folder(path, out, recursive)
@@ -142,7 +160,7 @@ def _of_pattern(pattern: str) -> Iterator[Found]:
         yield file, Path(file.stem)
 
 
-def _of_folder(folder: Path, out: Path, recursive: bool) -> list[Found]:
+def _of_folder(folder: Path, out: Path | None, recursive: bool) -> list[Found]:
     """The images in a folder; those of its subfolders too where that is wanted, but not what is written there."""
     from fullconv.datasets.folder.layouts import IMAGE_SUFFIXES
 
@@ -160,11 +178,11 @@ def _of_folder(folder: Path, out: Path, recursive: bool) -> list[Found]:
     return found
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and one.samefile(other)
+def _same(one: Path, other: Path | None) -> bool:
+    return other is not None and other.exists() and one.samefile(other)
 
 
-def _of_list(file: Path, out: Path, recursive: bool) -> list[Found]:
+def _of_list(file: Path, out: Path | None, recursive: bool) -> list[Found]:
     """What a list names, one path a line, from the folder that it lies in."""
     from fullconv.io.decoding import open_file
 

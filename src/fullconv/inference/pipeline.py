@@ -61,11 +61,12 @@ class Throughput:
         self.worked += other.worked
         self.last += other.last - other.first
 
-    def count(self, work: Callable[[Any], Any], image: Any) -> Any:
-        """What the net does with an image, and the time of it."""
+    @contextmanager
+    def count(self) -> Iterator[None]:
+        """Count one image, and the time of the block as that of the network."""
         began = time.perf_counter()
         try:
-            return work(image)
+            yield
         finally:
             self.last = time.perf_counter()
             self.first = self.first or began
@@ -145,7 +146,8 @@ def run_pipeline(
                 image = ahead.take(number, reading)
                 read_ahead()
                 if image is not None:
-                    found = pace.count(work, image)
+                    with pace.count():
+                        found = work(image)
                     outcome, taken = writers.submit(write, job, found), size(image) + size(found)
                     del found
                 del image

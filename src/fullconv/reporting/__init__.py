@@ -2,7 +2,7 @@
 
 `page` has the building blocks of a page, `figures` and `pictures` draw; `run` writes the report of a training run,
 with the label audit of `audit`, `compare` that of several runs, and `tensorboard` what TensorBoard reads.
-Importing the room is cheap: what draws is imported when something is drawn.
+Importing the package is cheap: drawing libraries are imported when something is drawn.
 """
 
 from __future__ import annotations

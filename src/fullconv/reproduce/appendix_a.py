@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fullconv.bench.machine import machine
 from fullconv.evaluation.upper_bounds import FACTORS, upper_bounds
+from fullconv.hardware import machine
 from fullconv.reproduce.plots import Panel, lines
 from fullconv.reproduce.result import Result, Row, Say, beside
 from fullconv.reproduce.setting import Setting, part

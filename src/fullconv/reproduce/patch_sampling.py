@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from fullconv.bench.machine import machine
+from fullconv.hardware import machine
 from fullconv.reporting.figures import running_mean
 from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan
 from fullconv.reproduce.plots import Panel, lines

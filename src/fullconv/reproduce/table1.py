@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from fullconv.bench.machine import machine
 from fullconv.config import ModelConfig
 from fullconv.errors import RunError
+from fullconv.hardware import machine
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.profiling.graph_cost import depth

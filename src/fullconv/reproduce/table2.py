@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fullconv.bench.machine import machine
 from fullconv.config import TrainConfig
 from fullconv.data.dataset import photograph
+from fullconv.hardware import machine
 from fullconv.reporting.pictures import colour_label, side_by_side
 from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fullconv.bench.machine import machine
 from fullconv.config import ModelConfig
+from fullconv.hardware import machine
 from fullconv.models.build import build_classifier, native_size
 from fullconv.models.convolutionalize import convolutionalize
 from fullconv.reproduce.paper_tables import table

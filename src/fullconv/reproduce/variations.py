@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fullconv.bench.machine import machine
 from fullconv.config import TrainConfig
 from fullconv.data.dataset import Dataset
+from fullconv.hardware import machine
 from fullconv.reproduce.learning import StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR, lookup
 from fullconv.reproduce.plots import bars

@@ -257,3 +257,17 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header | None]:
         return read_state_dict(path), None
     tensors, header = unpack(path)
     return tensors, Header.from_dict(header, str(path)) if header is not None else None
+
+
+def verify(path: str | Path) -> Header:
+    """Check that no bit of a checkpoint has changed since it was written, and return its header.
+
+    Raises:
+        UsageError: The file is missing, damaged, or states no SHA-256.
+    """
+    _, header = load(Path(path))
+    if header is None:
+        raise UsageError(
+            f"{path}: plain weights state no SHA-256; fullconv convert {path} --out FILE writes a checkpoint"
+        )
+    return header

@@ -6,29 +6,37 @@ assumed is said in words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fullconv import __version__
 from fullconv.config import InputConvention, ModelConfig
+from fullconv.datasets.folder.classes_file import parse_rules
 from fullconv.datasets.published.label_spaces import NYUDV2, PASCAL_CONTEXT, SIFTFLOW, SIFTFLOW_GEOMETRIC, VOC
-from fullconv.errors import UsageError, shown
+from fullconv.errors import RunError, UsageError, shown, suggestion
+from fullconv.io.download.fetch import cache_folder
 from fullconv.labels import LabelSpace
-from fullconv.models.backbones.external import input_of, zoo_classifier
+from fullconv.models.backbones.external import input_of, is_zoo_name, zoo_classifier
 from fullconv.models.backbones.registry import BACKBONES
-from fullconv.models.build import build, build_classifier
+from fullconv.models.build import build, build_classifier, native_size
+from fullconv.models.convolutionalize import Conversion, convolutionalize
 from fullconv.models.fcn import FCN
 from fullconv.models.trace import symbolic_trace
 from fullconv.models.variants import first_convolution
+from fullconv.models.verify import Proof, prove
 from fullconv.weights.caffe import to_fcn as caffe
 from fullconv.weights.caffe.caffemodel import read_blobs, read_caffemodel
 from fullconv.weights.caffe.prototxt import read_prototxt
 from fullconv.weights.caffe.recognize import recognize
-from fullconv.weights.checkpoint import Header, load
+from fullconv.weights.checkpoint import Header, load, save
 from fullconv.weights.input_convention import change_convention
+from fullconv.weights.known import KNOWN
+from fullconv.weights.pretrained import fetch
 from fullconv.weights.torchvision_names import paper_names
 
 AGREE = 1e-4
@@ -51,6 +59,103 @@ class Converted:
             net = empty_net(self.header)
         net.load_state_dict(self.tensors, assign=True)
         return net.eval()
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """The result of `convert_source`: the weights, and of a classifier its dense form.
+
+    report: what became of each layer; proof: whether the dense form is the classifier slid, if that was asked for.
+    path: the file that was written.
+    """
+
+    converted: Converted
+    report: Conversion | None = None
+    proof: Proof | None = None
+    path: Path | None = None
+
+
+def convert_source(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    prototxt: str | Path | None = None,
+    backbone: str | None = None,
+    input: str | None = None,
+    to_input: str | None = None,
+    classes: str | Path | None = None,
+    verify: bool = False,
+    progress: Callable[[int, int | None], Any] | None = None,
+    log: Callable[[str], Any] = lambda line: None,
+) -> ConversionResult:
+    """Turn weights from elsewhere into one file of fullconv, and a classifier into its dense form.
+
+    Args:
+        source: A file of weights, the name or address of published weights, ``torchvision:NAME`` or ``timm:NAME``.
+        out: The ``.safetensors`` file to write.
+        prototxt: The layers of a ``.caffemodel``, if not its own.
+        backbone: The network of a state dict (default: recognized by its shapes).
+        input: The input convention of the weights, for a file without one.
+        to_input: Change the first layer so that the network takes this convention.
+        classes: A ``classes.yaml`` with the names of the classes.
+        verify: Prove that the dense form of a classifier is the classifier slid over the image.
+        progress: Called with the bytes fetched, and all of them.
+        log: Called with the address and licence of published weights.
+
+    Raises:
+        UsageError: The source is damaged, unknown, or does not fit the arguments.
+        RunError: The proof failed; nothing is written.
+
+    """
+    target = None if out is None else Path(out)
+    if target is not None and target.suffix != ".safetensors":
+        raise UsageError(f"{target}: our files end in .safetensors; give such a name")
+    labels = None
+    if classes is not None:
+        rules = parse_rules(Path(classes).read_bytes(), str(classes))
+        if rules.names is None:
+            raise UsageError(f"{classes}: it has no 'names'; list the classes there")
+        labels = LabelSpace.of(rules.names, rules.palette)
+    convention = None if input is None else InputConvention.named(input)
+    path, layers = Path(source), None if prototxt is None else Path(prototxt)
+    if is_zoo_name(str(source)) and not path.exists():
+        converted = convert_zoo(str(source), labels)
+    else:
+        if not path.exists():
+            path, convention = _fetched(str(source), convention, progress, log)
+        converted = convert(path, prototxt=layers, backbone=backbone, convention=convention, labels=labels)
+    if to_input is not None:
+        converted = with_input(converted, InputConvention.named(to_input), str(source))
+    report = proof = None
+    if converted.header.kind == "classifier":
+        net, side = converted.net(), native_size(converted.header.model)
+        dense, report = convolutionalize(net, side)
+        proof = prove(net, dense, side) if verify else None
+    if proof is not None and not proof.holds:
+        log(f"\n{proof}")
+        raise RunError(f"{source}: the dense form is not the classifier slid; nothing was written")
+    if target is not None:
+        provenance = {"fullconv": __version__, **converted.header.provenance}
+        save(target, converted.tensors, replace(converted.header, provenance=provenance))
+    return ConversionResult(converted, report, proof, target)
+
+
+def _fetched(
+    source: str, convention: InputConvention | None, progress: Callable[[int, int | None], Any] | None,
+    log: Callable[[str], Any],
+) -> tuple[Path, InputConvention | None]:  # fmt: skip
+    """Fetch published weights by name or address unless they are kept already; return file and input convention."""
+    known = KNOWN.get(source)
+    if known is None and not source.startswith(("http://", "https://")):
+        near = suggestion(source, list(KNOWN)).split(" One of")[0]
+        near = near if near.startswith("did you mean") else "fullconv convert --list shows those that are known"
+        raise UsageError(f"{shown(source)}: there is no such file, and no published weights of that name; {near}")
+    if known is not None:
+        log(f"{source}: {known.url}\nlicence: {known.licence}")
+        if convention is None and known.input is not None:
+            convention = InputConvention.named(known.input)
+    log(f"kept in {cache_folder()}")
+    return fetch(source, progress=progress), convention
 
 
 def empty_net(header: Header) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fullconv.data.dataset import SEMANTIC
 from fullconv.errors import UsageError, shown, suggestion
@@ -82,6 +82,22 @@ class DatasetInfo:
     def source(self) -> str:
         """Where to get it, in words that end an error."""
         return f"fullconv data get {self.name} fetches it" if self.files and not self.by_hand else f"see {self.home}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as plain values."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "classes": {task: list(space.names) for task, space in self.tasks.items()},
+            "splits": {split: count or None for split, count in self.splits.items()},
+            "files": self.form,
+            "modalities": list(self.modalities),
+            "citation": self.citation,
+            "terms": self.terms,
+            "home": self.home,
+            "fetched": [{"url": file.url, "checksum": file.checksum} for file in self.files],
+            "by_hand": self.by_hand or None,
+        }
 
     def require(self, split: str) -> None:
         """Raise `UsageError` when there is no such split."""

@@ -1,13 +1,12 @@
-"""Prediction on a cluster: Ray Data gives the images to workers, which read, predict and write by themselves.
+"""Predict on a cluster: Ray Data assigns the images to workers, which read, predict and write by themselves.
 
-Nothing but numbers and facts travels. Model, images and the folder of the outputs lie on a disk that all machines
-share, under one path. A worker notes each image behind its pictures; when it dies, the one that gets the same images
-leaves out what is noted, so that none is lost and none is told of twice.
+Only numbers and facts travel. Model, images and outputs lie on a disk that all machines share, under one path. A worker
+leaves a note of each image after its files are written; when it dies, the worker that gets the same images leaves out
+those with a note, so that none is lost and none is reported twice.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -17,19 +16,19 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fullconv import host
-from fullconv.cli.loading import PredictRequest, ready
-from fullconv.cli.segmenting import Told, segment
 from fullconv.errors import RunError, UsageError, shown
+from fullconv.inference.batch import Prediction, PredictionResults, Progress, predict_batch
 from fullconv.inference.inputs import Input
-from fullconv.inference.outputs import OutputWriter
+from fullconv.inference.outputs import OutputWriter, Written
 from fullconv.inference.pipeline import Clock, Throughput
+from fullconv.inference.request import PredictRequest, load_with_passes
 
 IMAGES = 16
 """Images that a worker takes at a time, at most."""
@@ -48,10 +47,10 @@ LIVES = 3
 
 @dataclass(frozen=True)
 class Task:
-    """What every worker must know: the place, the model, all inputs, and what is to be made of them."""
+    """What every worker must know: the working directory, the request, all inputs, and the outputs."""
 
     place: Path
-    asked: PredictRequest
+    request: PredictRequest
     inputs: list[Input]
     outputs: OutputWriter
     every: int
@@ -66,7 +65,7 @@ class Worker:
         host.own_process()
         os.chdir(task.place)  # paths are those that were given on the command line
         self.task = task
-        self.ready = ready(task.asked, task.outputs)
+        self.loaded = load_with_passes(task.request, task.outputs)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What came of each image, and how long they took, each as JSON."""
@@ -101,11 +100,12 @@ class Worker:
     def _given_up(self, number: int) -> str:
         source = shown(self.task.inputs[number].source)
         failed = f"{source}: {LIVES} workers died of it; predict it alone, on a machine with more memory"
-        return json.dumps(asdict(Told(failed=[failed])) | {"number": number, "process": os.getpid()})
+        given = self.task.inputs[number]
+        return _as_note([Prediction(given.name, given.source, error=failed)], [], number)
 
     def _predict(self, numbers: list[int]) -> Iterator[str]:
         """What came of images that go through the net one behind the other, or of one video."""
-        task, told, clock = self.task, Told(), self.ready.clock
+        task, results, clock = self.task, PredictionResults(), self.loaded.clock
         if clock is not None:
             clock.seconds = {}
         for number in numbers:
@@ -113,61 +113,69 @@ class Worker:
                 file.write(b".")
         coming, notes = iter(numbers), []
 
-        def noted(told: Told, _: int = 0) -> None:
-            """The next one is done: note what has come to be told since the last."""
+        def write_note(*_: int) -> None:
+            """Note the results since the last note: those of the next input."""
             number = next(coming)
-            facts = asdict(told) | {"number": number, "process": os.getpid()}
-            told.clear()
-            notes.append(json.dumps(facts))
+            notes.append(_as_note(results.records, results.videos, number))
+            results.records.clear()
+            results.videos.clear()
             temporary = self._note(number).with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(notes[-1])
             temporary.replace(self._note(number))
 
         inputs = [task.inputs[number] for number in numbers]
         video = inputs[0].video is not None
-        more = {} if video else {"seen": noted}
-        pace = segment(self.ready, inputs, task.outputs, told, task.every, task.skip, **more)
+        more = {} if video else {"progress": write_note}
+        predict_batch(self.loaded, inputs, task.outputs, results, task.every, task.skip, **more)
         if video:
-            noted(told)
+            write_note()
         yield from notes
-        yield json.dumps({"pace": asdict(pace), "seconds": told.seconds})
+        yield json.dumps({"pace": asdict(results.throughput), "seconds": results.seconds})
 
 
-def segment_on_cluster(
-    args: argparse.Namespace, asked: PredictRequest, inputs: list[Input], outputs: OutputWriter, told: Told,
-    seen: Callable[[Told, int], Any],
-) -> Throughput:  # fmt: skip
-    """Predict on the workers of a Ray cluster, into `outputs` and `told`."""
-    notes = args.out / f".fullconv-notes-{secrets.token_hex(4)}"
+def _as_note(records: list[Prediction], videos: list[Written], number: int) -> str:
+    """Return the results of one input as JSON."""
+    found = [asdict(record) for record in records]
+    return json.dumps({"records": found, "videos": videos, "number": number, "process": os.getpid()})
+
+
+def predict_on_cluster(
+    address: str, workers: int | None, request: PredictRequest, inputs: list[Input], outputs: OutputWriter,
+    results: PredictionResults, every: int = 1, skip: bool = False, progress: Progress = lambda done, expected: None,
+) -> None:  # fmt: skip
+    """Predict on the workers of a Ray cluster, into `outputs`, and add to `results`.
+
+    address: ``auto``, ``HOST:PORT``, or ``local`` for processes on this machine. workers: how many (default: one for
+    each CPU). The other arguments are those of `predict_batch`.
+    """
+    notes = outputs.folder / f".fullconv-notes-{secrets.token_hex(4)}"
     notes.mkdir()
-    task = Task(Path.cwd(), asked, inputs, outputs, args.every, args.skip_existing, notes)
-    found: dict[int, Told] = {}
-    pace, clock, began = Throughput(), Clock(), time.perf_counter()
+    task = Task(Path.cwd(), request, inputs, outputs, every, skip, notes)
+    found: dict[int, dict[str, Any]] = {}
+    clock, began, done = Clock(), time.perf_counter(), 0
     try:
-        with connected(args.ray, args.ray_workers) as ray:
-            for text in said_by_workers(ray, task, args.ray_workers):
+        with connected(address, workers) as ray:
+            for text in said_by_workers(ray, task, workers):
                 said = json.loads(text)
                 if "ended" in said:
                     raise RunError(said["ended"])
                 if "pace" in said:
                     clock.add(said["seconds"])
-                    pace.add(Throughput(**said["pace"]))
+                    results.throughput.add(Throughput(**said["pace"]))
                 elif said["number"] not in found:
-                    facts = {kind: said[kind] for kind in ("written", "videos", "failed", "skipped")}
-                    found[said["number"]] = Told(**facts)
-                    told.add(found[said["number"]])
-                    seen(told, max(len(inputs), told.done))
+                    found[said["number"]] = said
+                    done += len(said["records"])
+                    progress(done, max(len(inputs), done))
     finally:
         shutil.rmtree(notes, ignore_errors=True)
     missing = len(inputs) - len(found)
     if missing:
         raise RunError(f"--ray: {missing} of {len(inputs)} inputs came to no end; go on with --skip-existing")
-    told.clear()
-    for _, one in sorted(found.items()):
-        told.add(one)
-    told.seconds, pace.seconds = clock.seconds, time.perf_counter() - began
-    pace.images = len(told.written)  # a worker that died did not tell how fast it was
-    return pace
+    for _, said in sorted(found.items()):
+        results.records += [Prediction(**record) for record in said["records"]]
+        results.videos += said["videos"]
+    results.seconds, results.throughput.seconds = clock.seconds, time.perf_counter() - began
+    results.throughput.images = len(results.written)  # a worker that died did not report how fast it was
 
 
 def said_by_workers(ray: ModuleType, task: Task, workers: int | None) -> Iterator[str]:
@@ -199,7 +207,10 @@ def knock(address: str) -> None:
 
 @contextlib.contextmanager
 def without_remarks() -> Iterator[None]:
-    """While Ray starts: its parts in C++ write to standard error what they are set to."""
+    """Close standard error while Ray starts, whose parts in C++ report their settings there; in a process of ours."""
+    if not host.owns_process():
+        yield
+        return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -238,7 +249,8 @@ def connected(address: str, workers: int | None) -> Iterator[ModuleType]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        if host.owns_process():
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
         try:
             yield ray
         finally:

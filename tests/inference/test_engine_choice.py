@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.cli import engines
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.errors import UsageError
 from fullconv.hardware import multiplies_bf16
+from fullconv.inference import engine_choice
 from fullconv.labels import LabelSpace
 from fullconv.optimize import autotune
 from fullconv.weights import checkpoint
@@ -36,12 +36,12 @@ def _torch_alone(monkeypatch):
     work takes so long that there is a trial.
     """
     monkeypatch.setattr(autotune, "installed", lambda: ["torch"])
-    monkeypatch.setattr(engines, "LONG", 1e-6)
+    monkeypatch.setattr(engine_choice, "LONG", 1e-6)
 
 
 def opened(path, engine="auto", precision="fp32", images=100, first=lambda predictor: IMAGE):
     said = []
-    return engines.open_predictor(path, engine, precision, images, first, said.append), said
+    return engine_choice.open_predictor(path, engine, precision, images, first, said.append), said
 
 
 def test_what_is_asked_for_is_taken(model):
@@ -50,9 +50,9 @@ def test_what_is_asked_for_is_taken(model):
 
 
 def test_for_few_images_or_little_work_nothing_is_tried(model, monkeypatch):
-    found, said = opened(model, images=engines.FEW - 1)
+    found, said = opened(model, images=engine_choice.FEW - 1)
     assert (found.engine, found.precision) == ("torch", "fp32") and not said
-    monkeypatch.setattr(engines, "LONG", 1e6)
+    monkeypatch.setattr(engine_choice, "LONG", 1e6)
     found, said = opened(model, images=10_000)
     assert (found.engine, found.precision) == ("torch", "fp32") and not said
     assert not autotune.place_of(model).exists()
@@ -61,7 +61,7 @@ def test_for_few_images_or_little_work_nothing_is_tried(model, monkeypatch):
 def test_what_was_found_is_taken_where_there_is_work_for_it(model, monkeypatch):
     opened(model)
     monkeypatch.setattr(autotune, "cached_choice", lambda *_: autotune.Trial("eager", "fp32", 1.0, 0.0, 1.0, plain=2.0))
-    monkeypatch.setattr(engines, "LONG", 120.0)
+    monkeypatch.setattr(engine_choice, "LONG", 120.0)
     assert opened(model, images=59)[0].engine == "torch" and opened(model, images=60)[0].engine == "eager"
 
 
