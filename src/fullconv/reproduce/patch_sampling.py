@@ -11,7 +11,6 @@ from itertools import accumulate
 
 import numpy as np
 
-from fullconv.hardware import machine
 from fullconv.reporting.figures import running_mean
 from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan
 from fullconv.reproduce.plots import Panel, lines
@@ -111,10 +110,9 @@ def result(study: str, claim: str, setting: Setting, say: Say) -> Result:
         rows,
         verdict(rows, len(setting.train.labels)),
         {**setting.facts(), **planned.facts(), "images_per_step": {n: one.images for n, one in nets.items()}},
-        machine(),
-        (*setting.notes, note),
-        {name: {"loss": list(one.losses), "seconds": list(one.seconds)} for name, one in nets.items()},
-        figure(nets),
+        notes=(*setting.notes, note),
+        curves={name: {"loss": list(one.losses), "seconds": list(one.seconds)} for name, one in nets.items()},
+        figure=figure(nets),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fullconv import hardware
 from fullconv.errors import RunError
 from fullconv.io.atomic import write_atomically
 from fullconv.metrics import Scores
@@ -65,7 +66,7 @@ class Result:
     rows: tuple[Row, ...]
     verdict: str
     settings: Mapping[str, Any]
-    machine: Mapping[str, Any]
+    machine: Mapping[str, Any] = field(default_factory=hardware.machine)
     notes: tuple[str, ...] = ()
     curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     figure: bytes = field(default=b"", compare=False, repr=False)

@@ -11,7 +11,6 @@ import torch
 
 from fullconv.config import ModelConfig
 from fullconv.errors import RunError
-from fullconv.hardware import machine
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.profiling.graph_cost import depth
@@ -107,8 +106,7 @@ def run(setting: Setting, say: Say) -> Result:
         tuple(rows),
         verdict(rows),
         {**facts, "image": setting.image, "timed_rounds": rounds, "width_of_timed_nets": setting.width},
-        machine(),
-        tuple(notes),
+        notes=tuple(notes),
         figure=bars(rows, "forward", "ms"),
     )
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from fullconv.config import TrainConfig
 from fullconv.data.dataset import photograph
-from fullconv.hardware import machine
 from fullconv.reporting.pictures import colour_label, side_by_side
 from fullconv.reproduce.learning import Learned, StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR
@@ -97,10 +96,9 @@ def run(setting: Setting, say: Say) -> Result:
         rows,
         verdict(rows),
         {**setting.facts(), **planned.facts()},
-        machine(),
-        (*setting.notes, ORDER_ONLY, stage),
-        {name: {"loss": list(learned.losses)} for name, learned in nets.items()},
-        bars(rows, "mean IU", "percent"),
+        notes=(*setting.notes, ORDER_ONLY, stage),
+        curves={name: {"loss": list(learned.losses)} for name, learned in nets.items()},
+        figure=bars(rows, "mean IU", "percent"),
     )
 
 
@@ -116,8 +114,7 @@ def run_figure4(setting: Setting, say: Say) -> Result:
         rows,
         verdict(rows),
         {**setting.facts(), **planned.facts()},
-        machine(),
-        (*setting.notes, ORDER_ONLY),
+        notes=(*setting.notes, ORDER_ONLY),
         figure=picture(setting, nets),
     )
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.config import ModelConfig
-from fullconv.hardware import machine
 from fullconv.models.build import build_classifier, native_size
 from fullconv.models.convolutionalize import convolutionalize
 from fullconv.reproduce.paper_tables import table
@@ -134,8 +133,7 @@ def run(setting: Setting, say: Say) -> Result:
             "budget_minutes": setting.budget, "image": setting.image, "outputs": list(grid), "patch": side,
             "batch": BATCH, "rounds": rounds, "width": setting.width,
         },
-        machine(),
-        (
+        notes=(
             f"Times of patches are those of one; ratios are of all {cells}. The paper's are of a GPU.",
             "The paper's ratios are computed from its times.",
         ),

@@ -12,7 +12,6 @@ from typing import Any
 
 from fullconv.config import TrainConfig
 from fullconv.data.dataset import Dataset
-from fullconv.hardware import machine
 from fullconv.reproduce.learning import StudyPlan, learn, plan, scored
 from fullconv.reproduce.paper_tables import FOUR, lookup
 from fullconv.reproduce.plots import bars
@@ -77,8 +76,7 @@ def result(
         rows,
         verdict(rows, short),
         {**setting.facts(), **planned.facts(), "stride": STRIDE, **facts},
-        machine(),
-        (*setting.notes, *notes, "The paper prints no numbers for these runs."),
+        notes=(*setting.notes, *notes, "The paper prints no numbers for these runs."),
         figure=bars(rows, "mean IU", "percent"),
     )
 
