@@ -29,3 +29,7 @@ def test_the_verb(capsys):
     assert not left.value.code
     found = json.loads(capsys.readouterr().out)
     assert found["stride"] == 16 and found["machine"]["threads"] > 0
+    with pytest.raises(SystemExit) as left:
+        main(["bench", "dense", "folder"])
+    assert left.value.code == 2
+    assert "takes no data" in capsys.readouterr().err

@@ -1,13 +1,12 @@
 """The ways are measured side by side on one input, and the labels of ours are those of the plain net."""
 
 import json
-import os
 
 import numpy as np
 import pytest
 import torch
 
-from fullconv.bench import peers, prediction
+from fullconv.bench import prediction
 from fullconv.bench.subprocess_runner import Apart
 from fullconv.cli.command import main
 from fullconv.hardware import multiplies_bf16
@@ -19,7 +18,6 @@ SMALL = {"width": 1 / 16, "sizes": ((70, 90),), "threads": (1,), "rounds": 1}
 def torch_alone(monkeypatch):
     """As where no other engine is installed: the others take seconds to be made."""
     monkeypatch.setattr(prediction, "installed", lambda: ["torch"])
-    monkeypatch.setattr(peers, "engines", lambda *given: [])
 
 
 def test_every_way_is_measured_and_says_the_same():
@@ -38,20 +36,23 @@ def test_every_way_is_measured_and_says_the_same():
     assert run["gflop"] > 0 and run["limit_gflop_per_second"]["fp32"] > 0
 
 
-def test_a_way_that_fails_is_left_out_and_said(torch_alone, monkeypatch):
+def test_a_way_that_fails_is_left_out_and_said(torch_alone):
     def refuses():
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr(peers, "nets", lambda classes: [("somebody's", refuses)])
     said = []
-    found = prediction.measure(**SMALL, say=said.append)
+    found = prediction.measure(**SMALL, others=lambda *given: [("somebody's", "other", refuses)], say=said.append)
     assert "somebody's: left out (no such operation)" in said
     assert "somebody's" not in {row["way"] for row in found["runs"][0]["ways"]}
 
 
-def test_another_net_is_timed_and_not_compared(torch_alone, monkeypatch):
-    monkeypatch.setattr(peers, "nets", lambda classes: [("another", lambda: lambda x: np.zeros(x.shape[2:], int))])
-    row = prediction.measure(**SMALL)["runs"][0]["ways"][-1]
+def another(net, size, threads):
+    assert net.num_classes == 21 and (size, threads) == ((70, 90), 1)
+    yield "another", "other", lambda: lambda x: np.zeros(x.shape[2:], int)
+
+
+def test_another_net_is_timed_and_not_compared(torch_alone):
+    row = prediction.measure(**SMALL, others=another)["runs"][0]["ways"][-1]
     assert row["way"] == "another" and "labels" not in row
 
 
@@ -62,26 +63,13 @@ def test_the_plain_net_is_the_net_with_dense_upsampling():
         assert (prediction.plain(net)(x) == net(x)[0].argmax(0).numpy()).mean() > 0.999
 
 
-def test_the_verb_prints_writes_and_draws(torch_alone, tmp_path, capsys):
-    words = [
-        "bench",
-        "predict",
-        "--width",
-        "0.0625",
-        "--sizes",
-        "64,70x90",
-        "--threads",
-        "1",
-        "--rounds",
-        "1",
-        "--ours",
-    ]
+def test_the_verb_prints(torch_alone, capsys):
+    words = ["bench", "predict", "--width", "0.0625", "--sizes", "64,70x90", "--threads", "1", "--rounds", "1"]
     with pytest.raises(SystemExit) as left:
-        main([*words, "--json", "--plot", str(tmp_path / "plot.png")])
+        main([*words, "--json"])
     assert not left.value.code
     found = json.loads(capsys.readouterr().out)
     assert [run["size"] for run in found["runs"]] == [[64, 64], [70, 90]] and found["machine"]["cores"]
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     for wrong in (["--sizes", "axb"], ["--threads", "0"]):
         with pytest.raises(SystemExit) as left:
             main([*words, *wrong])
@@ -89,7 +77,7 @@ def test_the_verb_prints_writes_and_draws(torch_alone, tmp_path, capsys):
 
 
 def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
-    words = ["bench", "predict", "--width", "0.0625", "--sizes", "64", "--threads", "1", "--rounds", "1", "--ours"]
+    words = ["bench", "predict", "--width", "0.0625", "--sizes", "64", "--threads", "1", "--rounds", "1"]
     with pytest.raises(SystemExit) as left:
         main([*words, "--memory", "--json"])
     assert not left.value.code
@@ -97,26 +85,6 @@ def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
     rows = {row["way"]: row["peak_bytes"] for row in json.loads(said.out)["runs"][0]["ways"]}
     assert set(rows) >= {prediction.PLAIN, "torch fp32"} and "memory" in said.err
     assert all(100e6 < peak < 3e9 for peak in rows.values())
-
-
-def test_every_way_of_others_says_what_the_net_says():
-    """Those that are installed: their labels, or classes of the size of the image."""
-    net = prediction.random_net("vgg11", 1 / 16, "paper")
-    x = prediction.random_input(net, (64, 96))
-    wanted = prediction.plain(net)(x)
-    for _, make in peers.engines(net, (64, 96), 2):
-        assert (make()(x) == wanted).mean() > 0.999
-    for _, make in peers.nets(5):
-        assert make()(x).shape == (64, 96)
-
-
-def test_what_is_printed_past_python_goes_to_the_errors_and_comes_back(capfd):
-    print("before")
-    with peers.spoken_aside():
-        os.write(1, b"aside\n")
-    print("after")
-    said = capfd.readouterr()
-    assert said.out == "before\nafter\n" and said.err == "aside\n"
 
 
 def test_a_way_in_a_process_of_its_own_is_the_same():

@@ -3,8 +3,7 @@
 import pytest
 
 from fullconv.errors import UsageError
-from fullconv.reproduce.paper import EVIDENCE, Entry
-from fullconv.reproduce.paper_tables import TABLES, lookup, table
+from fullconv.reproduce.paper_tables import EVIDENCE, TABLES, Entry, lookup, table
 
 
 def values(name, row):

@@ -430,7 +430,7 @@ def import_seconds() -> dict[str, float]:
 def speed() -> dict[str, Any]:
     small = "--backbone vgg11 --width 0.25 --json"
     return {study: list(json_values(succeed(f"bench {study} {small}{more}")))
-            for study, more in (("predict", " --ours --sizes 200x200"), ("train", ""))}  # fmt: skip
+            for study, more in (("predict", " --sizes 200x200"), ("train", ""))}  # fmt: skip
 
 
 SECTIONS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -10,7 +10,6 @@ the cores with nothing while they are measured; beside training they have what i
 from __future__ import annotations
 
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fullconv.bench.medians import medians, seconds
 from fullconv.config import InputConvention, ModelConfig, Size, TrainConfig
 from fullconv.data.dataset import Dataset, adapt
 from fullconv.data.loader import BatchStream, batches
@@ -88,47 +88,33 @@ def _measure(dataset: Dataset, name: str, rounds: int, batch: int, crop: Size) -
     training = fit(State.of(net, plain), adapt(kept, dataset.labels), plain, CONVENTION)
     place = itertools.count(0, STEPS * batch)
 
-    def decode() -> tuple[int, float]:
-        first, began = next(place), time.perf_counter()
+    def decode() -> None:
+        first = next(place)
         for index in range(first, first + STEPS * batch):
             dataset[index % len(dataset)]
-        return STEPS * batch, time.perf_counter() - began
 
-    def here() -> tuple[int, float]:
-        first, began = next(place), time.perf_counter()
+    def here() -> None:
+        first = next(place)
         for step in range(first, first + STEPS):
             stream[step]
-        return STEPS * batch, time.perf_counter() - began
 
-    def workers() -> tuple[int, float]:
+    def workers() -> float:
         """From when each worker has handed over its first batch: starting them is not counted."""
         first = next(place)
         arriving = batches(stream, first, first + (4 * STEPS + 1) * WORKERS, WORKERS)
         for _ in range(WORKERS):
             next(arriving)
-        began, count = time.perf_counter(), 0
-        for _ in arriving:
-            count += 1
-        return count * batch, time.perf_counter() - began
-
-    def train() -> tuple[int, float]:
         began = time.perf_counter()
-        next(training)
-        return batch, time.perf_counter() - began
+        return sum(batch for _ in arriving) / (time.perf_counter() - began)
 
-    ways: dict[str, Callable[[], tuple[int, float]]] = {
-        "decoding": decode,
-        "decoding, augmentation, batches": here,
+    ways: dict[str, Callable[[], float]] = {
+        "decoding": lambda: STEPS * batch / seconds(decode),
+        "decoding, augmentation, batches": lambda: STEPS * batch / seconds(here),
         f"the same, {WORKERS} workers": workers,
-        "training step": train,
+        "training step": lambda: batch / seconds(lambda: next(training)),
     }
-    rates: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(rounds + 1):
-        for way, run in ways.items():
-            count, seconds = run()
-            if turn:
-                rates[way].append(count / seconds)
-    medians = {way: statistics.median(found) for way, found in rates.items()}
+    medians(ways, 1)  # which is not counted
+    rates = medians(ways, rounds)
     return {
         "data": name,
         "net": "FCN-8s on mobilenet_v2",
@@ -136,11 +122,8 @@ def _measure(dataset: Dataset, name: str, rounds: int, batch: int, crop: Size) -
         "crop": list(crop),
         "rounds": rounds,
         "ways": [
-            {
-                "way": way,
-                "images_per_second": round(rate, 2),
-                "share_of_training": round(rate / medians["training step"], 2),
-            }
-            for way, rate in medians.items()
+            {"way": way, "images_per_second": round(rate, 2),
+             "share_of_training": round(rate / rates["training step"], 2)}
+            for way, rate in rates.items()
         ],
-    }
+    }  # fmt: skip

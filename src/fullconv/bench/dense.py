@@ -10,14 +10,14 @@ nets' are: a shifted view, which is smaller than the image, ends in partial wind
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fullconv.bench.medians import medians, seconds
 from fullconv.config import ModelConfig
 from fullconv.errors import UsageError
 from fullconv.geometry import AxisMap, bilinear_window
@@ -65,24 +65,18 @@ def measure(
         "upsampled": (1, upsampled),
     }
     x = torch.randn(1, 3, image, image)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.no_grad():
         plain, finer = net(x), dense(x)[:, :, ::factor, ::factor]
         shapes = {name: list(way(x).shape[2:]) for name, (_, way) in ways.items()}
-        for _ in range(rounds):
-            for name, (_, way) in ways.items():
-                began = time.perf_counter()
-                way(x)
-                seconds[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+        taken = medians({name: partial(seconds, partial(way, x)) for name, (_, way) in ways.items()}, rounds)
     return {
         "net": f"{backbone}, width {width:g}, native size {native}, {classes} classes, stride {axis.stride}",
         "image": [image, image],
         "stride": stride,
         "rounds": rounds,
         "ways": [
-            {"way": name, "runs": runs, "scores": shapes[name], "seconds": round(medians[name], 5),
-             "ratio_to_upsampled": round(medians[name] / medians["upsampled"], 2)}
+            {"way": name, "runs": runs, "scores": shapes[name], "seconds": round(taken[name], 5),
+             "ratio_to_upsampled": round(taken[name] / taken["upsampled"], 2)}
             for name, (runs, _) in ways.items()
         ],
         "difference": float((plain - finer).abs().max() / plain.abs().max()),

@@ -1,4 +1,4 @@
-"""What a prediction costs: each of our engines beside the plain net, the plain net in other engines, and other nets.
+"""What a prediction costs: each of our engines beside the plain net.
 
 Every way begins with the net's own input and ends with the class of each pixel. All ways of one size take turns, so
 that a busy machine is busy for all of them; the numbers to quote are the ratios. `GFLOP/s` counts the operations of the
@@ -8,11 +8,12 @@ plain net, ring and all, for every way: it is the speed at which its work is don
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fullconv import host
 from fullconv.backends.torch_cpu import TYPES
-from fullconv.bench import peers
-from fullconv.bench.peers import Labels, Scored, Way
-from fullconv.bench.subprocess_runner import Apart
+from fullconv.bench.medians import medians, seconds
+from fullconv.bench.subprocess_runner import Apart, Labels, Scored, Way
 from fullconv.bench.training_step import Dense
 from fullconv.config import ModelConfig, Size
 from fullconv.hardware import precisions
 from fullconv.inference.coarse_scores import CoarseScores
-from fullconv.inference.predictor import read
+from fullconv.inference.predictor import load_checkpoint, read
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.models.upsample import Upsample
@@ -45,23 +46,29 @@ PLAIN = "plain eager"
 process of its own.
 """
 
-ROOM = 3
-"""How many times the memory of our own net a way may take at the most: that of others is not known."""
+MEMORY_FACTOR = 3
+"""How many times the memory of our own net a way may need at most: that of others is not known."""
 
 Report = Callable[[str], Any]
+Others = Callable[[FCN, Size, int], Iterable[tuple[str, str, Callable[[], Way]]]]
+"""From a net, a size and a number of threads to the name, the precision ("other" for another net) and the maker of each
+way to compare with; a function of a module, for processes of its own.
+"""
 
 
 def measure(
     backbone: str = "vgg16", width: float = 1.0, padding: str = "paper", sizes: Sequence[Size] = ((500, 500),),
-    threads: Sequence[int] = (2,), rounds: int = 5, model: FCN | None = None, compiler: bool = False,
-    others: bool = True, say: Report = lambda line: None,
+    threads: Sequence[int] = (2,), rounds: int = 5, model: Path | None = None, compiler: bool = False,
+    memory: bool = False, others: Others | None = None, say: Report = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Median seconds of each way for each size and number of threads.
 
-    model: a trained net; else one of the backbone with random weights, of which only the time counts. compiler: torch's
-    compiler too, which takes half a minute for each size. others: the engines and nets of others too.
+    model: a file with a trained net; else one of the backbone with random weights, of which only the time counts.
+    compiler: torch's compiler too, which takes half a minute for each size. memory: at the most threads, also the peak
+    of a process of each way alone. others: more ways to compare with.
     """
-    net = model if model is not None else random_net(backbone, width, padding)
+    made = model or (backbone, width, padding)
+    net = _net(made)
     before = torch.get_num_threads()
     found = []
     try:
@@ -75,6 +82,10 @@ def measure(
                               "limit_gflop_per_second": limit, "ways": rows})  # fmt: skip
     finally:
         torch.set_num_threads(before)
+    for run in (run for run in found if memory and run["threads"] == max(threads)):  # it hardly depends on them
+        say(f"memory at {run['size'][0]}x{run['size'][1]}, {run['threads']} threads ...")
+        for row in run["ways"]:
+            row["peak_bytes"] = peak_of(row["way"], made, tuple(run["size"]), run["threads"], others)
     config = net.config
     return {
         "net": f"FCN-{net.stride}s on {config.backbone}, width {config.width:g}, {config.padding} padding, "
@@ -83,6 +94,14 @@ def measure(
         "rounds": rounds,
         "runs": found,
     }  # fmt: skip
+
+
+def _net(made: Path | tuple[str, float, str]) -> FCN:
+    if not isinstance(made, Path):
+        return random_net(*made)
+    net = load_checkpoint(made, engine="eager").net
+    assert isinstance(net, FCN)
+    return net
 
 
 def random_net(backbone: str, width: float, padding: str, classes: int = 21) -> FCN:
@@ -113,15 +132,9 @@ def machine_limit(side: int = 1536, rounds: int = 5) -> dict[str, float]:
         with torch.inference_mode():
             for operations, run in tries:
                 run()
-                rates += [operations / _seconds(run) for _ in range(rounds)]
+                rates += [operations / seconds(run) for _ in range(rounds)]
         best[name] = round(max(rates) / 1e9, 1)
     return best
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 def _gflop(net: FCN, size: Size) -> float:
@@ -129,15 +142,22 @@ def _gflop(net: FCN, size: Size) -> float:
 
 
 def _measured(
-    net: FCN, size: Size, threads: int, rounds: int, compiler: bool, others: bool, limit: dict[str, float], say: Report
+    net: FCN,
+    size: Size,
+    threads: int,
+    rounds: int,
+    compiler: bool,
+    others: Others | None,
+    limit: dict[str, float],
+    say: Report,
 ) -> list[dict[str, Any]]:
     x = random_input(net, size)
     found: dict[str, tuple[Way, str]] = {}
-    room = ROOM * peak_bytes(net, *size)
+    needed = MEMORY_FACTOR * peak_bytes(net, *size)
     for name, precision, make in ways(net, x, threads, compiler, others):
-        if name != PLAIN and process_memory.available() < room:  # all ways stay in memory, as they take turns
+        if name != PLAIN and process_memory.available() < needed:  # all ways stay in memory, as they take turns
             left = process_memory.format_bytes(process_memory.available())
-            say(f"{name}: left out ({process_memory.format_bytes(room)} may be needed, and {left} are left)")
+            say(f"{name}: left out ({process_memory.format_bytes(needed)} may be needed, and {left} are left)")
             continue
         try:
             way = Apart(plain, net, threads) if name == PLAIN else make()
@@ -148,21 +168,19 @@ def _measured(
         found[name] = way, precision
     labels: dict[str, Labels] = {name: way(x) for name, (way, _) in found.items()}
     off = _off_by({name: way for name, (way, _) in found.items() if isinstance(way, Scored)}, x)
-    seconds: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(rounds):
-        for name, (way, _) in found.items():
-            seconds[name].append(way.seconds(x) if isinstance(way, Apart) else _seconds(partial(way, x)))
+    timed = {name: partial(way.seconds, x) if isinstance(way, Apart) else partial(seconds, partial(way, x))
+             for name, (way, _) in found.items()}  # fmt: skip
+    taken = medians(timed, rounds)
     for way, _ in found.values():
         if isinstance(way, Apart):
             way.close()
-    usual, work = statistics.median(seconds[PLAIN]), _gflop(net, size)
-    rows = []
+    work, rows = _gflop(net, size), []
     for name, (_, precision) in found.items():
-        median, same = statistics.median(seconds[name]), precision != "other"
+        median, same = taken[name], precision != "other"
         rows.append({
             "way": name,
             "seconds": round(median, 5),
-            "speedup": round(usual / median, 2),
+            "speedup": round(taken[PLAIN] / median, 2),
             **({"gflop_per_second": round(work / median, 1),
                 "share_of_limit": round(work / median / limit[precision], 2) if precision in limit else None,
                 "max_rel_diff": float(f"{off[name]:.1e}"),
@@ -184,11 +202,10 @@ def random_input(net: FCN, size: Size) -> Tensor:
 
 
 def ways(
-    net: FCN, x: Tensor, threads: int, compiler: bool, others: bool
+    net: FCN, x: Tensor, threads: int, compiler: bool, others: Others | None = None
 ) -> Iterable[tuple[str, str, Callable[[], Way]]]:
     """All that is here: the name of a way, its precision, and what makes it."""
-    size = x.shape[2], x.shape[3]
-    return [*_ours(net, x, threads, compiler), *(_theirs(net, size, threads) if others else ())]
+    return [*_ours(net, x, threads, compiler), *(others(net, (x.shape[2], x.shape[3]), threads) if others else ())]
 
 
 def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[str, str, Callable[[], Way]]]:
@@ -202,11 +219,30 @@ def _ours(net: FCN, x: Tensor, threads: int, compiler: bool) -> Iterator[tuple[s
         yield "openvino int8", "int8", partial(in_int8, net, x, threads)
 
 
-def _theirs(net: FCN, size: Size, threads: int) -> Iterable[tuple[str, str, Callable[[], Way]]]:
-    for name, make in peers.engines(net, size, threads):
-        yield name, "fp32", make
-    for name, make in peers.nets(net.num_classes):
-        yield name, "other", make
+def peak_of(
+    way: str, made: Path | tuple[str, float, str], size: Size, threads: int, others: Others | None = None
+) -> int | None:
+    """Bytes of a new process that makes one way and predicts twice with it, libraries and weights included.
+
+    made: a file with a net, or backbone, width and padding of one with random weights. None where the process ended
+    before it could say.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_peak, way, made, size, threads, others).result()
+        except BrokenProcessPool:
+            return None
+
+
+def _peak(way: str, made: Path | tuple[str, float, str], size: Size, threads: int, others: Others | None) -> int:
+    host.own_process()
+    torch.set_num_threads(threads)
+    net = _net(made)
+    x = random_input(net, size)
+    run = {name: make for name, _, make in ways(net, x, threads, True, others)}[way]()
+    for _ in range(2):
+        run(x)
+    return process_memory.peak()
 
 
 def plain(net: FCN) -> Scored:
@@ -261,23 +297,3 @@ def in_int8(net: FCN, x: Tensor, threads: int) -> Way:
         return read(plain, scores, x)["semantic"]
 
     return FromCoarse(way)
-
-
-def write_plot(found: dict[str, Any], path: Path) -> None:
-    """A picture of the ways of every size and number of threads: how many times as fast as the plain net."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    runs = found["runs"]
-    figure = Figure(figsize=(7, 0.5 + sum(0.3 * len(run["ways"]) + 0.7 for run in runs)), layout="constrained")
-    axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=[len(run["ways"]) + 1 for run in runs])
-    for axis, run in zip(axes[:, 0], runs, strict=True):
-        ways = [way for way in run["ways"] if "gflop_per_second" in way][::-1]
-        bars = axis.barh([way["way"] for way in ways], [way["speedup"] for way in ways], color="#4878a8")
-        axis.bar_label(bars, [f"{way['speedup']:.1f}   {1000 * way['seconds']:.0f} ms" for way in ways],
-                       padding=3, fontsize=8)  # fmt: skip
-        axis.set_title(f"{run['size'][0]}x{run['size'][1]}, {run['threads']} threads", fontsize=9, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.18)
-    figure.suptitle(f"{found['net']}: times as fast as plain eager", fontsize=9)
-    FigureCanvasAgg(figure).print_png(path)

@@ -6,19 +6,36 @@ The plain network is measured this way: the command line sets the allocator's th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fullconv.bench.peers import Labels, Scored
+from fullconv.bench.medians import seconds
 from fullconv.config import ModelConfig
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
+
+Labels = NDArray[np.integer]
+Way = Callable[[torch.Tensor], Labels]
+"""From the net's own input (1, C, H, W) to the class of each pixel, (H, W)."""
+
+
+class Scored:
+    """A way whose scores can be compared too. logits: from the net's own input to (1, K, H, W)."""
+
+    def __init__(self, logits: Callable[[torch.Tensor], NDArray[np.float32]]) -> None:
+        self.logits = logits
+
+    def __call__(self, x: torch.Tensor) -> Labels:
+        """(1, C, H, W) to (H, W)."""
+        labels: Labels = self.logits(x)[0].argmax(0)
+        return labels
+
 
 _made: Scored
 """The way, in its process."""
@@ -66,7 +83,4 @@ def _labels(x: NDArray[np.float32]) -> Labels:
 
 
 def _seconds(x: NDArray[np.float32]) -> float:
-    given = torch.from_numpy(x)
-    began = time.perf_counter()
-    _made(given)
-    return time.perf_counter() - began
+    return seconds(partial(_made, torch.from_numpy(x)))

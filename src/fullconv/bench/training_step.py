@@ -9,15 +9,15 @@ begin with the same weights, without dropout, so their first losses are equal; h
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullconv.bench.medians import medians, seconds
 from fullconv.config import ModelConfig, TrainConfig
 from fullconv.hardware import precisions
 from fullconv.models.build import build
@@ -66,19 +66,13 @@ def measure(
         kind = torch.bfloat16 if name == "bf16" else None
         ways[f"ours, {name}"] = ours(copy.deepcopy(net), image, label, settings, kind)
     first = {name: step() for name, step in ways.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, step in ways.items():
-            begun = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    taken = medians({name: partial(seconds, step) for name, step in ways.items()}, rounds)
     return {
         "net": f"FCN-8s on {backbone}, width {width:g}, {padding} padding, {count:,} parameters",
         "image": list(size),
         "rounds": rounds,
         "ways": [
-            {"way": name, "seconds": medians[name], "speedup": medians["plain"] / medians[name],
+            {"way": name, "seconds": taken[name], "speedup": taken["plain"] / taken[name],
              "loss_rel_diff": abs(first[name] / first["plain"] - 1)}
             for name in ways
         ],

@@ -1,17 +1,17 @@
 """Measure things side by side on this machine.
 
 dense: what scores at a finer stride cost, by shift-and-stitch, by the rarefied net, and by upsampling (section 3.2 of
-the paper). loader: images a second that are read and augmented, beside what a training step takes. confusion: the
-confusion matrix beside that of torchmetrics. train: a training step beside the plain form of it. predict: our engines
-beside the plain net, the plain net in other engines, and other nets, where they are installed. timing: the paper's own
-study, one pass over an image beside its patches (section 3.1), which is also fullconv reproduce timing.
+the paper). loader: images a second that are read and augmented, beside what a training step takes. train: a training
+step beside the plain form of it. predict: our engines beside the plain net. timing: the paper's own study, one pass
+over an image beside its patches (section 3.1), which is also fullconv reproduce timing.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -19,8 +19,11 @@ from fullconv.cli.show import console_for, print_json, table
 from fullconv.errors import UsageError
 from fullconv.hardware import machine
 
+if TYPE_CHECKING:
+    from fullconv.bench.prediction import Others
+
 EXAMPLE = "fullconv bench predict --backbone vgg16 --sizes 500x500,375x500"
-STUDIES = ("dense", "loader", "confusion", "train", "predict", "timing")
+STUDIES = ("dense", "loader", "train", "predict", "timing")
 TIMING = 3.0
 """Minutes for the paper's study."""
 
@@ -37,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=int, default=8, metavar="N", help="of dense: of the scores, 1, 2, 4, 8 or 16 (default: 8)"
     )
+    add_predict_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the measurements of a net."""
     parser.add_argument("--backbone", default="vgg16", metavar="NAME", help="of train and predict (default: vgg16)")
     parser.add_argument(
         "--width", type=float, default=1.0, metavar="X", help="of train and predict: of its channels (default: 1)"
@@ -55,10 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", action="store_true", help="of predict: also what a process of each way alone has in memory at most"
     )
-    parser.add_argument("--ours", action="store_true", help="of predict: without other engines and nets")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="of predict: also a picture, FILE.png")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,12 +80,8 @@ def run(args: argparse.Namespace) -> int:
     found = {**_measured(args, console), "machine": machine()}
     if args.json:
         print_json(found)
-    {"dense": _show_dense, "loader": _show_loader, "confusion": _show_confusion, "train": _show_train,
-     "predict": _show_predict}[args.study](console, found)  # fmt: skip
-    if args.plot is not None and args.study == "predict":
-        from fullconv.bench.prediction import write_plot
-
-        write_plot(found, args.plot)
+    show = {"dense": _show_dense, "loader": _show_loader, "train": _show_train, "predict": show_predict}
+    show[args.study](console, found)
     on = found["machine"]
     console.print(f"\nmedians on {on['cpu']} ({on['instructions']}), {on['threads']} threads")
     return 0
@@ -105,15 +107,11 @@ def _timing(args: argparse.Namespace) -> int:
 
 def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     if args.study == "predict":
-        return _predict(args, console)
+        return predict(args, console.print)
     if args.study == "loader":
         from fullconv.bench import data_loading
 
         return data_loading.measure(args.data, args.rounds)
-    if args.study == "confusion":
-        from fullconv.bench import confusion
-
-        return confusion.measure(args.rounds)
     if args.study == "train":
         from fullconv.bench import training_step
 
@@ -123,29 +121,18 @@ def _measured(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     return dense.measure(args.image, args.stride, rounds=args.rounds)
 
 
-def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+def predict(args: argparse.Namespace, say: Callable[[str], Any], others: Others | None = None) -> dict[str, Any]:
+    """Measure what the flags of `add_predict_arguments` ask for. others: more ways to compare with."""
     import torch
 
     from fullconv.bench import prediction
-    from fullconv.bench.peak_memory import peak_of
-    from fullconv.inference.predictor import load_checkpoint
-    from fullconv.models.fcn import FCN
 
-    model = load_checkpoint(args.model, engine="eager").net if args.model is not None else None
-    assert model is None or isinstance(model, FCN)
     threads = _numbers(args.threads, "--threads", "1,2") if args.threads else [torch.get_num_threads()]
     sizes = [_size(part) for part in args.sizes.split(",")]
-    found = prediction.measure(
-        args.backbone, args.width, args.padding, sizes, threads, args.rounds, model, args.compile, not args.ours,
-        console.print,
+    return prediction.measure(
+        args.backbone, args.width, args.padding, sizes, threads, args.rounds, args.model, args.compile, args.memory,
+        others, say,
     )  # fmt: skip
-    if args.memory:
-        made = args.model or (args.backbone, args.width, args.padding)
-        for run in (run for run in found["runs"] if run["threads"] == max(threads)):  # it hardly depends on them
-            console.print(f"memory at {run['size'][0]}x{run['size'][1]}, {run['threads']} threads ...")
-            for row in run["ways"]:
-                row["peak_bytes"] = peak_of(row["way"], made, tuple(run["size"]), run["threads"])
-    return found
 
 
 def _numbers(text: str, flag: str, example: str) -> list[int]:
@@ -159,7 +146,8 @@ def _size(text: str) -> tuple[int, int]:
     return height, width or height
 
 
-def _show_predict(console: Console, found: dict[str, Any]) -> None:
+def show_predict(console: Console, found: dict[str, Any]) -> None:
+    """Print the ways of every size and number of threads."""
     from fullconv.profiling.process_memory import format_bytes
 
     console.print(f"\n{found['net']}, {found['weights']} weights")
@@ -197,21 +185,6 @@ def _show_loader(console: Console, found: dict[str, Any]) -> None:
     console.print(f"\n{found['data']}; {found['net']}, batches of {found['batch']}, crop {crop}")
     rows = [(row["way"], f"{row['images_per_second']:.1f}", f"{row['share_of_training']:.1f}") for row in found["ways"]]
     console.print(table(("way", "images/s", "of training"), rows))
-
-
-def _show_confusion(console: Console, found: dict[str, Any]) -> None:
-    console.print()
-    rows = [
-        (
-            "x".join(map(str, row["size"])),
-            row["classes"],
-            row["way"],
-            f"{row['ms']:.2f}",
-            f"{row['ratio_to_other']:.2f}",
-        )
-        for row in found["ways"]
-    ]
-    console.print(table(("size", "classes", "way", "ms", "of the other"), rows, left=("way",)))
 
 
 def _show_train(console: Console, found: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from fullconv.cli.options import DATA
 from fullconv.cli.show import console_for, print_json
 from fullconv.errors import UsageError
-from fullconv.reproduce.paper import UNVERIFIED
+from fullconv.reproduce.paper_tables import UNVERIFIED
 
 if TYPE_CHECKING:
     from fullconv.reproduce.result import Result

@@ -12,7 +12,7 @@ from fullconv.data.dataset import Dataset, Sample, facts_of
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.labels import LabelSpace
-from fullconv.reporting.figures import FAINT, _figure, _quiet, _saved
+from fullconv.reporting.figures import FAINT, new_figure, style_axes, to_png
 from fullconv.reporting.formatting import counted
 from fullconv.reporting.page import Figure, Gallery, Section, Table, percent, render
 from fullconv.reporting.pictures import INK, over_gray, seen, shortened, side_by_side
@@ -60,9 +60,9 @@ def class_shares(shares: Mapping[str, Sequence[float]], labels: LabelSpace, widt
     names = [shortened(name, 24) for name in labels.names]
     side = 7.4 * max(map(len, names)) + 14
     height = 21 * len(names) + 66
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     axes = figure.add_axes((side / width, 44 / height, (width - side - 20) / width, 1 - 66 / height))
-    _quiet(axes, grid=False)
+    style_axes(axes, grid=False)
     axes.set_xscale("log")
     axes.set_xlim(LEAST_SHARE, 1)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -91,7 +91,7 @@ def class_shares(shares: Mapping[str, Sequence[float]], labels: LabelSpace, widt
             handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shares), frameon=False,
             fontsize=10.5, labelcolor=INK, borderpad=0, borderaxespad=0.2, handletextpad=0.5,
         )  # fmt: skip
-    return _saved(figure)
+    return to_png(figure)
 
 
 # -- the parts of the page ---------------------------------------------------------------------------------------------

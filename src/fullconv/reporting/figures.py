@@ -62,7 +62,7 @@ def heat_map(
     height = image.shape[0] * width / image.shape[1]
     bar, ends = 14, 44  # CSS pixels: the colour bar and its numbers
     strip = 24 if name else 0
-    figure = _figure(width + bar + ends, height + strip)
+    figure = new_figure(width + bar + ends, height + strip)
     whole_width, whole_height = width + bar + ends, height + strip
     axes = figure.add_axes((0, 0, width / whole_width, height / whole_height))
     axes.set_axis_off()
@@ -90,7 +90,7 @@ def heat_map(
     scale.tick_params(length=0, pad=4, labelcolor=INK)
     for side in scale.spines.values():
         side.set_visible(False)
-    return _saved(figure)
+    return to_png(figure)
 
 
 def curves(log: Sequence[Mapping[str, Any]], width: int = 640) -> bytes:
@@ -110,19 +110,13 @@ def curves(log: Sequence[Mapping[str, Any]], width: int = 640) -> bytes:
         if (line.get("scores") or {}).get("mean_iu") is not None
     ]
     parts = [("loss", 220), *([("iu", 160)] if points else []), ("rate", 70)]
-    figure = _figure(width, sum(h for _, h in parts) + 70)
-    grid = figure.subplots(len(parts), 1, sharex=True, height_ratios=[h for _, h in parts])
-    height = figure.get_figheight() * 96
-    figure.subplots_adjust(left=58 / width, right=1 - 16 / width, top=1 - 24 / height, bottom=46 / height, hspace=0.22)
-    panel: dict[str, Axes] = {name: axes for (name, _), axes in zip(parts, grid, strict=True)}
-    for axes in panel.values():
-        _quiet(axes)
+    figure, panel = _panels(width, dict(parts), 70, hspace=0.22, sharex=True)
 
     window = max(1, len(log) // 40)
     if window > 1:
         panel["loss"].plot(steps, loss, color=BLUE, alpha=0.3, linewidth=0.8)
     panel["loss"].plot(
-        steps, _running_mean(loss, window), color=BLUE, linewidth=1.8, marker="o" if len(log) == 1 else None
+        steps, running_mean(loss, window), color=BLUE, linewidth=1.8, marker="o" if len(log) == 1 else None
     )
     _name(panel["loss"], "loss" + (f"  (line: mean of {window} steps)" if window > 1 else ""))
     if loss.max() >= 10_000:  # a sum over pixels
@@ -154,7 +148,7 @@ def curves(log: Sequence[Mapping[str, Any]], width: int = 640) -> bytes:
     if len(log) == 1:
         panel["rate"].set_xticks(steps)
     panel["rate"].xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    return _saved(figure)
+    return to_png(figure)
 
 
 def run_colour(place: int) -> tuple[int, int, int]:
@@ -184,21 +178,13 @@ def curves_together(logs: Mapping[str, Sequence[Mapping[str, Any]]], width: int 
         for _, _, log in lines
     ]
     parts = [("loss", 210), *([("iu", 190), ("time", 190)] if any(points) else [])]
-    height = sum(h for _, h in parts) + 62 * len(parts)
-    figure = _figure(width, height)
-    grid = figure.subplots(len(parts), 1, height_ratios=[h for _, h in parts], squeeze=False)[:, 0]
-    figure.subplots_adjust(
-        left=58 / width, right=1 - 16 / width, top=1 - 24 / height, bottom=46 / height, hspace=0.42
-    )  # fmt: skip
-    panel: dict[str, Axes] = {name: axes for (name, _), axes in zip(parts, grid, strict=True)}
-    for axes in panel.values():
-        _quiet(axes)
+    figure, panel = _panels(width, dict(parts), 62 * len(parts), hspace=0.42)
     ends, values = [], []
     for (place, _, log), found in zip(lines, points, strict=True):
         dashed = "-" if place < len(RUNS) else "--"
         style: dict[str, Any] = {"color": RUNS[place % len(RUNS)], "linestyle": dashed, "linewidth": 1.6}
         steps, loss = ([line[key] for line in log] for key in ("step", "loss"))
-        mean = _running_mean(np.array(loss, dtype=np.float64), max(1, len(log) // 40))
+        mean = running_mean(np.array(loss, dtype=np.float64), max(1, len(log) // 40))
         panel["loss"].plot(steps, mean, marker="o" if len(log) == 1 else None, **style)
         ends.append(float(np.quantile(mean, 0.99)))
         values.append(max(float(np.median(mean)), 1e-12))
@@ -221,7 +207,7 @@ def curves_together(logs: Mapping[str, Sequence[Mapping[str, Any]]], width: int 
         if name != "loss":
             axes.set_ylim(0, None)
         axes.set_xlim(0, None)
-    return _saved(figure)
+    return to_png(figure)
 
 
 def confusion(counts: NDArray[np.number], names: Sequence[str], width: int = 640) -> bytes:
@@ -242,7 +228,7 @@ def confusion(counts: NDArray[np.number], names: Sequence[str], width: int = 640
     cell = min(64.0, (width - side - 26) / count)
     extent = cell * count
     whole = extent + side + 26
-    figure = _figure(whole, whole)
+    figure = new_figure(whole, whole)
     axes = figure.add_axes(((side + 25) / whole, 1 / whole, extent / whole, extent / whole))
     # Small shares are a breath of blue over the page, light or dark; from a fifth on the cell is solid, so that white
     # numbers are legible on it whatever the page is.
@@ -250,7 +236,7 @@ def confusion(counts: NDArray[np.number], names: Sequence[str], width: int = 640
     depth = ((shares - 0.2) / 0.8).clip(0, 1)[..., None]
     colours = (1 - depth) * to_rgb(PALE) + depth * to_rgb(DEEP)
     axes.imshow(np.dstack([colours, np.where(solid, 1.0, 0.05 + 1.2 * shares)]), interpolation="nearest")
-    _quiet(axes, grid=False)
+    style_axes(axes, grid=False)
     axes.spines[:].set_visible(False)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
@@ -268,20 +254,35 @@ def confusion(counts: NDArray[np.number], names: Sequence[str], width: int = 640
             column, row, f"{100 * share:.0f}" if share > 0.9995 else f"{100 * share:.1f}",
             ha="center", va="center", fontsize=min(10.5, 0.27 * cell), color="white" if solid[row, column] else INK,
         )  # fmt: skip
-    return _saved(figure)
+    return to_png(figure)
 
 
 # -- how they are drawn -----------------------------------------------------------------------------------------------
 
 
-def _figure(width: float, height: float) -> Figure:
+def _panels(
+    width: int, parts: Mapping[str, int], margins: int, hspace: float, sharex: bool = False
+) -> tuple[Figure, dict[str, Axes]]:
+    """Panels below each other by name. parts: the height of each; margins: of all text between them, in CSS pixels."""
+    height = sum(parts.values()) + margins
+    figure = new_figure(width, height)
+    grid = figure.subplots(len(parts), 1, sharex=sharex, height_ratios=[*parts.values()], squeeze=False)[:, 0]
+    figure.subplots_adjust(
+        left=58 / width, right=1 - 16 / width, top=1 - 24 / height, bottom=46 / height, hspace=hspace
+    )
+    for axes in grid:
+        style_axes(axes)
+    return figure, dict(zip(parts, grid, strict=True))
+
+
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many CSS pixels, apart from pyplot and its global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / 96, height / 96), dpi=96 * DENSITY)
 
 
-def _quiet(axes: Axes, grid: bool = True) -> None:
+def style_axes(axes: Axes, grid: bool = True) -> None:
     """Ink that suits light and dark, and as little of it as does the work."""
     from matplotlib.ticker import MaxNLocator
 
@@ -302,7 +303,8 @@ def _name(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", color=INK, fontsize=11, pad=5)
 
 
-def _saved(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG, with a transparent ground and the same letters on every machine."""
     from matplotlib.text import Text
 
     buffer = BytesIO()
@@ -314,8 +316,12 @@ def _saved(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """The mean of the last `window` values at each place (of those there are, at the beginning)."""
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """The mean of the last `window` values at each place (of those there are, at the beginning).
+
+    >>> running_mean(np.array([4.0, 2.0, 0.0]), 3).tolist()
+    [4.0, 3.0, 2.0]
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(1, len(values) + 1) - window, 0)
     return (sums[1:] - sums[first]) / np.arange(1, len(values) + 1).clip(max=window)

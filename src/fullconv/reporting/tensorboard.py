@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fullconv.errors import RunError, UsageError
@@ -18,7 +18,7 @@ _NOT_IN_A_TAG = re.compile(r"[^-\w.]")  # the slash too: it would open a group o
 _FOUR = ("mean_iu", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iu")
 
 
-class Board:
+class Board(AbstractContextManager["Board"]):
     """Writes records for TensorBoard into a folder, beside whatever is there (``events.out.tfevents.*``).
 
     Tags: ``training/loss``, ``training/learning_rate``, ``training/images_per_second``, ``training/memory_gib`` where
@@ -45,12 +45,7 @@ class Board:
         self._kind = SummaryWriter
         self._writer: SummaryWriter | None = None
 
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def write(self, record: Record, names: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from fullconv.evaluation.upper_bounds import FACTORS, upper_bounds
-from fullconv.hardware import machine
 from fullconv.reproduce.plots import Panel, lines
 from fullconv.reproduce.result import Result, Row, Say, beside
 from fullconv.reproduce.setting import Setting, part
@@ -74,8 +73,7 @@ def run(setting: Setting, say: Say) -> Result:
         rows,
         verdict(rows),
         {"budget_minutes": setting.budget, "seed": setting.seed, "scored_images": len(some)},
-        machine(),
-        (
+        notes=(
             "Each cell has the class of most of its pixels; the paper does not say how it brings the truth down.",
             "The paper's are of PASCAL VOC 2011 val.",
         ),

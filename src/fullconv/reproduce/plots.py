@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
-from fullconv.reporting.figures import BLUE, FAINT, ORANGE
-from fullconv.reporting.pictures import DENSITY, INK
-from fullconv.reproduce.paper import UNVERIFIED, Entry
+from fullconv.reporting.figures import BLUE, FAINT, ORANGE, new_figure, to_png
+from fullconv.reporting.pictures import INK
+from fullconv.reproduce.paper_tables import UNVERIFIED, Entry
 from fullconv.reproduce.result import Row
 
 COLOURS = (BLUE, ORANGE, "#3d9970", "#a45fc0", "#c0504d")
@@ -33,9 +32,7 @@ class Panel:
 
 def lines(panels: Sequence[Panel], width: int = 640, height: int = 250) -> bytes:
     """Panels below each other, the lines of one name in one colour: a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / 96, len(panels) * height / 96), dpi=96 * DENSITY)
+    figure = new_figure(width, len(panels) * height)
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     for number, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(len(panels), 1, number)
@@ -50,16 +47,15 @@ def lines(panels: Sequence[Panel], width: int = 640, height: int = 250) -> bytes
             axes.minorticks_off()
         axes.set_xlabel(panel.across, color=INK)
         axes.legend(frameon=False, labelcolor=INK, fontsize=9.5)
-    return _saved(figure)
+    figure.tight_layout()
+    return to_png(figure)
 
 
 def bars(rows: Sequence[Row], column: str, unit: str, label: str = "paper", width: int = 640) -> bytes:
     """A column of each row as a bar, with that of the paper beside it: a PNG. What is missing has no bar, and an
     unverified number says so.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / 96, 300 / 96), dpi=96 * DENSITY)
+    figure = new_figure(width, 300)
     axes = figure.add_subplot()
     _quiet(axes, f"{column}, {unit}" if unit else column)
     printed: list[Entry | None] = [row.paper.get(label, {}).get(column) for row in rows]
@@ -82,17 +78,8 @@ def bars(rows: Sequence[Row], column: str, unit: str, label: str = "paper", widt
     axes.margins(y=0.15)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=INK, fontsize=9.5, loc="upper left", bbox_to_anchor=(1, 1))
-    return _saved(figure)
-
-
-def running(values: Sequence[float], parts: int = 25) -> list[float]:
-    """The mean of the last values at each place, over a window of 1/`parts` of all.
-
-    >>> running([4.0, 2.0, 0.0], parts=1)
-    [4.0, 3.0, 2.0]
-    """
-    window = max(1, len(values) // parts)
-    return [sum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))]
+    figure.tight_layout()
+    return to_png(figure)
 
 
 def _quiet(axes: Any, title: str) -> None:
@@ -102,14 +89,3 @@ def _quiet(axes: Any, title: str) -> None:
     axes.spines["bottom"].set_color(INK)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     axes.set_title(title, loc="left", color=INK, fontsize=11, pad=5)
-
-
-def _saved(figure: Any) -> bytes:
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_fontfamily("DejaVu Sans")
-    figure.tight_layout()
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", transparent=True, metadata={"Software": None})
-    return buffer.getvalue()

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fullconv import hardware
 from fullconv.errors import RunError
 from fullconv.io.atomic import write_atomically
 from fullconv.metrics import Scores
-from fullconv.reproduce.paper import Entry
-from fullconv.reproduce.paper_tables import PaperTable, table
+from fullconv.reproduce.paper_tables import Entry, PaperTable, table
 
 Say = Callable[[str], None]
 """Takes a sentence on what a study is doing."""
@@ -66,7 +66,7 @@ class Result:
     rows: tuple[Row, ...]
     verdict: str
     settings: Mapping[str, Any]
-    machine: Mapping[str, Any]
+    machine: Mapping[str, Any] = field(default_factory=hardware.machine)
     notes: tuple[str, ...] = ()
     curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     figure: bytes = field(default=b"", compare=False, repr=False)

@@ -11,16 +11,15 @@ import torch
 
 from fullconv.config import ModelConfig
 from fullconv.errors import RunError
-from fullconv.hardware import machine
 from fullconv.models.build import build
 from fullconv.models.fcn import FCN
 from fullconv.profiling.graph_cost import depth
-from fullconv.reproduce.clock import median_seconds
 from fullconv.reproduce.learning import learn, plan, scored
 from fullconv.reproduce.paper_tables import table
 from fullconv.reproduce.plots import bars
 from fullconv.reproduce.result import Result, Row, Say, beside, four
 from fullconv.reproduce.setting import Setting
+from fullconv.reproduce.timing import forward_seconds, median_seconds
 
 NETS = {"AlexNet": "caffenet", "VGG16": "vgg16", "GoogLeNet": "googlenet"}
 """The backbone of each net of the table; FCN-AlexNet is on Caffe's own, whose layers are as large."""
@@ -41,12 +40,7 @@ def row_of(name: str, setting: Setting, seconds: float) -> tuple[Row, int]:
     net = build(config).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(net, FCN)
     image = torch.zeros(1, 3, setting.image, setting.image).contiguous(memory_format=torch.channels_last)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            net(image)
-
-    taken, rounds = median_seconds(forward, setting, seconds)
+    taken, rounds = median_seconds(forward_seconds(net, image), setting, seconds)
     top = net.trace[net.features[0]].axis
     measured: dict[str, float | None] = {
         "mean IU": None,
@@ -112,8 +106,7 @@ def run(setting: Setting, say: Say) -> Result:
         tuple(rows),
         verdict(rows),
         {**facts, "image": setting.image, "timed_rounds": rounds, "width_of_timed_nets": setting.width},
-        machine(),
-        tuple(notes),
+        notes=tuple(notes),
         figure=bars(rows, "forward", "ms"),
     )
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.config import ModelConfig
-from fullconv.hardware import machine
 from fullconv.models.build import build_classifier, native_size
 from fullconv.models.convolutionalize import convolutionalize
-from fullconv.reproduce.clock import median_seconds
 from fullconv.reproduce.paper_tables import table
 from fullconv.reproduce.plots import bars
 from fullconv.reproduce.result import Result, Row, Say, beside
@@ -24,6 +23,25 @@ BATCH = 10
 """Patches at a time."""
 
 WAYS = ("whole image", "patches in batches", "patches one by one")
+
+
+def median_seconds(work: Callable[[], float | None], setting: Setting, seconds: float) -> tuple[float, int]:
+    """The median time of some work, and how often it was measured: once unmeasured, where so many seconds have room for
+    a second time; then up to the setting's rounds.
+
+    work: gives the seconds that count, or None for all of them.
+    """
+    began, times = time.perf_counter(), []
+    while True:
+        start = time.perf_counter()
+        counted = work()
+        whole = time.perf_counter() - start
+        times.append(whole if counted is None else counted)
+        spent = time.perf_counter() - began
+        if len(times) > setting.rounds or spent + whole > seconds:
+            break
+    measured = times[1:] or times
+    return statistics.median(measured), len(measured)
 
 
 def forward_seconds(net: nn.Module, x: Tensor) -> Callable[[], None]:
@@ -115,8 +133,7 @@ def run(setting: Setting, say: Say) -> Result:
             "budget_minutes": setting.budget, "image": setting.image, "outputs": list(grid), "patch": side,
             "batch": BATCH, "rounds": rounds, "width": setting.width,
         },
-        machine(),
-        (
+        notes=(
             f"Times of patches are those of one; ratios are of all {cells}. The paper's are of a GPU.",
             "The paper's ratios are computed from its times.",
         ),

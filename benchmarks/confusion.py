@@ -1,5 +1,7 @@
 """What a confusion matrix costs: this package's beside the formulation of torchmetrics.
 
+    python benchmarks/confusion.py
+
 torchmetrics itself runs where it is installed (with ``validate_args=False``, which spares it two sorts). Elsewhere its
 multiclass path stands in, written out from its source (``functional/classification/confusion_matrix.py``: void masked
 out, ``target * classes + preds``, ``torch.bincount``); the result says which it was. Both count what they are given in
@@ -8,10 +10,10 @@ practice: the maps of 8 bits as masks hold them for one, tensors of int64 for th
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
-import statistics
-import time
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.bench.medians import medians, seconds
 from fullconv.errors import RunError
+from fullconv.hardware import machine
 from fullconv.metrics import confusion_matrix
 
 CASES = ((375, 500, 21), (1024, 2048, 19))
@@ -82,16 +86,20 @@ def measure(rounds: int = 5, cases: tuple[tuple[int, int, int], ...] = CASES) ->
         found = [np.asarray(way()) for way in ways.values()]
         if not all((matrix == found[0]).all() for matrix in found):
             raise RunError(f"confusion: {height}x{width}: fullconv and {name} count differently; report it")
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(rounds):
-            for way, run in ways.items():
-                began = time.perf_counter()
-                run()
-                times[way].append(1000 * (time.perf_counter() - began))
-        medians = {way: statistics.median(taken) for way, taken in times.items()}
+        taken = medians({way: partial(seconds, run) for way, run in ways.items()}, rounds)
         rows += [
-            {"size": [height, width], "classes": classes, "way": way, "ms": round(taken, 3),
-             "ratio_to_other": round(taken / medians[name], 3)}
-            for way, taken in medians.items()
+            {"size": [height, width], "classes": classes, "way": way, "ms": round(1000 * taken[way], 3),
+             "ratio_to_other": round(taken[way] / taken[name], 3)}
+            for way in ways
         ]  # fmt: skip
     return {"other": name, "rounds": rounds, "ways": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each way (default: 5)")
+    print(json.dumps({**measure(parser.parse_args().rounds), "machine": machine()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

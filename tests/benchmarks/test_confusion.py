@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from benchmarks import confusion
 
-from fullconv.bench import confusion
-from fullconv.cli.command import main
 from fullconv.errors import RunError
 from fullconv.metrics import confusion_matrix
 
@@ -47,15 +46,9 @@ def test_a_difference_is_no_measurement(monkeypatch):
         confusion.measure(rounds=1, cases=((30, 30, 4),))
 
 
-def test_the_verb(capsys, monkeypatch):
+def test_the_script(capsys, monkeypatch):
     monkeypatch.setattr(confusion.measure, "__defaults__", (5, ((30, 40, 4),)))
-    with pytest.raises(SystemExit) as left:
-        main(["bench", "confusion", "--rounds", "1", "--json"])
-    assert not left.value.code
+    monkeypatch.setattr("sys.argv", ["confusion.py", "--rounds", "1"])
+    confusion.main()
     found = json.loads(capsys.readouterr().out)
     assert found["rounds"] == 1 and found["ways"][0]["size"] == [30, 40] and found["machine"]["cores"]
-    for words in (["confusion", "folder"], ["dense", "folder"]):
-        with pytest.raises(SystemExit) as left:
-            main(["bench", *words])
-        assert left.value.code == 2
-        assert "takes no data" in capsys.readouterr().err

@@ -1,9 +1,15 @@
-"""What others do: the same net in other engines as it is, and other nets for the same task. Each only where it is
-installed; ``pip install 'fullconv[bench]'`` brings those that pip can bring.
+"""Compare a prediction with what others do: the same net in other engines, and other nets for the same task.
+
+    python benchmarks/peers.py --sizes 500x500 --threads 2,1 --rounds 4 --memory
+
+Takes the options of ``fullconv bench predict``, whose ways run by turns with those of the peers that are installed
+(``pip install 'fullconv[bench]'`` brings those that pip can bring), and ``--plot FILE`` for a picture.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,18 +18,51 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fullconv import host
+from fullconv.bench.subprocess_runner import Labels, Scored, Way
+from fullconv.cli.bench import add_predict_arguments, predict, show_predict
+from fullconv.cli.show import console_for
+from fullconv.errors import FullconvError, UsageError
+from fullconv.hardware import machine
 from fullconv.models.backbones.external import library
 from fullconv.models.fcn import FCN
 
-Labels = NDArray[np.integer]
-Way = Callable[[Tensor], Labels]
-"""From the net's own input (1, C, H, W) to the class of each pixel, (H, W)."""
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_predict_arguments(parser)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also a picture, FILE.png")
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    args = parser.parse_args()
+    host.own_process()  # as the command: the ways of this process gain from its allocator, the plain net does not
+    console = console_for(args.json)
+    try:
+        if args.rounds < 1:
+            raise UsageError(f"--rounds is {args.rounds}; give at least 1")
+        found = {**predict(args, console.print, ways), "machine": machine()}
+    except FullconvError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(problem.exit_code)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    show_predict(console, found)
+    if args.plot is not None:
+        write_plot(found, args.plot)
+
+
+def ways(net: FCN, size: tuple[int, int], threads: int) -> Iterator[tuple[str, str, Callable[[], Way]]]:
+    """All peers that are installed: name, precision ("other" for another net), and what makes the way."""
+    for name, make in engines(net, size, threads):
+        yield name, "fp32", make
+    for name, make in nets(net.num_classes):
+        yield name, "other", make
 
 
 def engines(net: FCN, size: tuple[int, int], threads: int) -> Iterator[tuple[str, Callable[[], Way]]]:
@@ -45,18 +84,6 @@ def nets(classes: int) -> Iterator[tuple[str, Callable[[], Way]]]:
             yield f"torchvision {name}", partial(_torchvision, name, classes)
     if find_spec("segmentation_models_pytorch"):
         yield "smp Unet-resnet34", lambda: _smp(classes)
-
-
-class Scored:
-    """A way whose scores can be seen too. logits: from the net's own input to (1, K, H, W)."""
-
-    def __init__(self, logits: Callable[[Tensor], NDArray[np.float32]]) -> None:
-        self.logits = logits
-
-    def __call__(self, x: Tensor) -> Labels:
-        """(1, C, H, W) to (H, W)."""
-        labels: Labels = self.logits(x)[0].argmax(0)
-        return labels
 
 
 def _onnxruntime(net: FCN, size: tuple[int, int], threads: int) -> Way:
@@ -160,3 +187,27 @@ def _eager(net: nn.Module, logits: Callable[..., Tensor], given: Callable[[Tenso
         return found
 
     return run
+
+
+def write_plot(found: dict[str, Any], path: Path) -> None:
+    """A picture of the ways of every size and number of threads: how many times as fast as the plain net."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    runs = found["runs"]
+    figure = Figure(figsize=(7, 0.5 + sum(0.3 * len(run["ways"]) + 0.7 for run in runs)), layout="constrained")
+    axes = figure.subplots(len(runs), 1, squeeze=False, height_ratios=[len(run["ways"]) + 1 for run in runs])
+    for axis, run in zip(axes[:, 0], runs, strict=True):
+        ways = [way for way in run["ways"] if "gflop_per_second" in way][::-1]
+        bars = axis.barh([way["way"] for way in ways], [way["speedup"] for way in ways], color="#4878a8")
+        axis.bar_label(bars, [f"{way['speedup']:.1f}   {1000 * way['seconds']:.0f} ms" for way in ways],
+                       padding=3, fontsize=8)  # fmt: skip
+        axis.set_title(f"{run['size'][0]}x{run['size'][1]}, {run['threads']} threads", fontsize=9, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.18)
+    figure.suptitle(f"{found['net']}: times as fast as plain eager", fontsize=9)
+    FigureCanvasAgg(figure).print_png(path)
+
+
+if __name__ == "__main__":
+    main()
