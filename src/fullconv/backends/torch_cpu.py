@@ -15,6 +15,7 @@ from fullconv.models.fcn import FCN
 from fullconv.optimize.cache_blocking import in_bands
 from fullconv.optimize.im2col import RowsConv2d
 from fullconv.optimize.packed_gemm import Workspace
+from fullconv.optimize.trunks import with_trunks
 from fullconv.optimize.winograd import WinogradConv2d
 from fullconv.profiling import process_memory
 
@@ -114,4 +115,4 @@ def compiled(net: FCN, precision: str) -> Callable[[Tensor], dict[str, Tensor]]:
     def by_compiler(trunk: nn.Module) -> nn.Module:
         return torch.compile(trunk, dynamic=False, options={"freezing": True})  # type: ignore[return-value]
 
-    return variant(net.with_trunks(by_compiler), precision)
+    return variant(with_trunks(net, by_compiler), precision)

@@ -71,11 +71,7 @@ def build(config: ModelConfig) -> FCN:
 def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: ModelConfig, stages: str) -> FCN:
     """Build the FCN on a convolutionalized classifier.
 
-    Args:
-        dense: What `convolutionalize` returned, with its report `conversion`.
-        conversion: That report.
-        config: The settings of the FCN.
-        stages: A pattern for the names of the modules whose outputs may be skips.
+    `stages` is a pattern for the names of the modules whose outputs may be skips.
 
     Raises:
         UsageError: There is no feature at the stride, or the trunk does not take the variant.

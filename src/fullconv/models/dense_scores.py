@@ -29,7 +29,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import UsageError
 from fullconv.geometry import AxisMap, Window
-from fullconv.models.graph import finish, free_name, kind_name, layer_of, node_names
+from fullconv.models.graph import finish, kind_name, layer_of, node_names
 from fullconv.models.trace import (
     Feature,
     Trace,
@@ -195,8 +195,10 @@ def rarefy(net: nn.Module, stride: int = 1, channels: int = 3) -> fx.GraphModule
         target = str(node.target)
         place = target, (rows, columns)
         if place not in places:  # a module that is called twice may need two dilations: two places, one weight
+            taken = {name for name, _ in graph_module.named_modules(remove_duplicate=False)}
+            names = (f"{target}_{n}" for n in itertools.count(2))
             first = all(target != other for other, _ in places)
-            places[place] = target if first else free_name(graph_module, target)
+            places[place] = target if first else next(name for name in names if name not in taken)
             same = (rows, columns) == windows
             graph_module.add_submodule(places[place], layer if same else with_windows(layer, rows, columns))
         node.target = places[place]

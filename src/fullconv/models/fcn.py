@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,16 +126,6 @@ class FCN(nn.Module):
         logits = {task: self.to_image(task, scores, height, width) for task, scores in self.coarse(image).items()}
         return logits if len(logits) > 1 else logits["semantic"]
 
-    def with_trunks(self, change: Callable[[fx.GraphModule], nn.Module]) -> FCN:
-        """Return a copy with changed trunks, which must give the same features; all else is shared."""
-        found = copy.copy(self)
-        found._modules = dict(self._modules)
-        for stream in self.streams:
-            trunk = self.get_submodule(f"backbone{stream}")
-            assert isinstance(trunk, fx.GraphModule)
-            found._modules[f"backbone{stream}"] = change(trunk)
-        return found
-
     def coarse(self, image: Tensor) -> dict[str, Tensor]:
         """Return the fused scores at the network's stride by task: all but the last upsampling, see `to_image`."""
         height, width = image.shape[2:]
@@ -160,23 +150,6 @@ class FCN(nn.Module):
             steps.append(Fuse(fuse, upscore, skip, join))
             scores = fuse
         return *steps, Upscore(self.upscore_names[-1], scores, "image", self.joins[-1])
-
-    def head_sizes(self, features: Mapping[str, int], pixels: int) -> dict[str, int]:
-        """Return the size of every head step's result on one axis, by name.
-
-        Args:
-            features: The sizes of the trunk's features (`Trace.sizes`).
-            pixels: The size of the image without its margin.
-        """
-        sizes = {"image": pixels}
-        for step in self.head:
-            if isinstance(step, Score):
-                sizes[step.name] = features[step.feature]
-            elif isinstance(step, Upscore):
-                sizes[step.name] = step.join.size(sizes[step.source], sizes[step.onto])
-            else:
-                sizes[step.name] = sizes[step.upscore]
-        return sizes
 
     def decode(self, streams: Sequence[tuple[Tensor, ...]], task: str) -> Tensor:
         """Run all head steps but the last: from the features of each stream to the finest scores of one task."""

@@ -6,9 +6,7 @@ Graphs are changed in place; change a `shared_copy` to keep the original.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator
-from operator import attrgetter
 from typing import Any
 
 from torch import fx, nn
@@ -59,27 +57,6 @@ def works_in_place(node: fx.Node, layer: nn.Module | None = None) -> bool:
         return bool(getattr(layer, "inplace", False))
     name = kind_name(node)
     return name.endswith("_") or name in ("iadd", "imul") or bool(node.kwargs.get("inplace"))
-
-
-def call(graph_module: fx.GraphModule, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
-    """Compute a node from other values of its inputs; constants are those of the graph."""
-
-    def given(source: fx.Node) -> Any:
-        return attrgetter(str(source.target))(graph_module) if source.op == "get_attr" else value(source)
-
-    args, kwargs = fx.map_arg(node.args, given), fx.map_arg(node.kwargs, given)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    layer = layer_of(graph_module, node)
-    function = layer if layer is not None else node.target
-    assert callable(function)
-    return function(*args, **kwargs)
-
-
-def free_name(graph_module: fx.GraphModule, name: str) -> str:
-    """Return the first of ``name_2``, ``name_3`` ... that no module has."""
-    taken = {name for name, _ in graph_module.named_modules(remove_duplicate=False)}
-    return next(free for n in itertools.count(2) if (free := f"{name}_{n}") not in taken)
 
 
 def bypass(node: fx.Node, source: fx.Node | None = None) -> None:

@@ -59,15 +59,15 @@ def fully_connected_as_convolution(layer: nn.Linear, channels: int, height: int,
     return conv
 
 
-FLATTEN_CALLS = {torch.flatten, "flatten", "view", "reshape", torch.reshape}
+ADAPTIVE_POOLS = nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
+VIEWS = ("view", "reshape", torch.reshape)
 
 
 def _is_flatten(node: fx.Node, layer: nn.Module | None, shapes: dict[fx.Node, torch.Size]) -> bool:
-    if not (isinstance(layer, nn.Flatten) or node.target in FLATTEN_CALLS):
+    if not (isinstance(layer, nn.Flatten) or node.target in ("flatten", torch.flatten, *VIEWS)):
         return False
-    source = node.all_input_nodes[0]
-    before, after = shapes.get(source), shapes.get(node)
-    return before is not None and after is not None and len(before) == 4 and after == (before[0], math.prod(before[1:]))
+    before, after = shapes.get(node.all_input_nodes[0], ()), shapes.get(node)
+    return len(before) == 4 and after == (before[0], math.prod(before[1:]))
 
 
 ROWS_FIRST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -90,13 +90,13 @@ def _back(node: fx.Node) -> fx.Node:
 
 def _shuffles(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> int | None:
     """Return the groups of a channel shuffle that a node ends: (N, C, H, W) as (N, g, C/g, H, W), turned, and back."""
-    if node.target not in ("view", "reshape", torch.reshape) or len(shapes.get(node, ())) != 4:
+    if node.target not in VIEWS or len(shapes.get(node, ())) != 4:
         return None
     turned = _back(node)
     if turned.target not in ("transpose", torch.transpose) or tuple(turned.args[1:]) not in ((1, 2), (2, 1)):
         return None
     parts = _back(turned)
-    before = shapes.get(parts.all_input_nodes[0]) if parts.target in ("view", "reshape") else None
+    before = shapes.get(parts.all_input_nodes[0]) if parts.target in VIEWS else None
     grouped = shapes.get(parts, torch.Size())
     fits = before == shapes[node] and len(grouped) == 5 and grouped[1] * grouped[2] == shapes[node][1]
     return int(grouped[1]) if fits else None
@@ -173,11 +173,11 @@ class Surgery:
             self.batch_norm(node, layer, source)
         elif _is_flatten(node, layer, self.shapes):
             self.spatial[source] = self.shapes[source]
-            self.record(node, layer, kind_name(node, layer), "nothing")
+            self.record(node, kind_name(node, layer), "nothing")
             bypass(node, source)
         elif isinstance(layer, nn.Linear):
             self.linear(node, layer, source)
-        elif _is_pool_to_a_size(node, layer):
+        elif isinstance(layer, ADAPTIVE_POOLS) or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node):
             self.pool(node, layer, source)
         elif source in self.spatial:
             self.spatial[node] = self.spatial[source]
@@ -189,9 +189,9 @@ class Surgery:
         # Sizes that a ``view`` asked for, checks, views that became a layer. What works in place has an effect.
         erase_dead(self.graph, lambda n: n.op in ("call_function", "call_method") and not works_in_place(n))
 
-    def record(self, node: fx.Node, layer: nn.Module | None, was: str, became: str) -> None:
+    def record(self, node: fx.Node, was: str, became: str) -> None:
         """Record a change under the layer's name."""
-        self.changes.append(Change(_name(node, layer), was, became))
+        self.changes.append(Change(_name(node), was, became))
 
     def linear(self, node: fx.Node, layer: nn.Linear, source: fx.Node) -> None:
         """Replace a fully connected layer over a flattened map by the convolution that covers the map."""
@@ -206,19 +206,18 @@ class Surgery:
         if height * width > 1:
             self.converted.append(name)
         was = f"Linear {layer.in_features} -> {layer.out_features}"
-        self.record(node, layer, was, f"Conv2d {channels} -> {layer.out_features}, {height}x{width}")
+        self.record(node, was, f"Conv2d {channels} -> {layer.out_features}, {height}x{width}")
 
     def channels_last(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
         """Replace a layer on (N, H, W, C), as in ConvNeXt; with channels first a Linear is a 1x1 convolution."""
-        name = _name(node, layer)
+        name = _name(node)
         if isinstance(layer, nn.Linear):
             conv = fully_connected_as_convolution(layer, layer.in_features, 1, 1)
             self.graph_module.set_submodule(name, conv)
-            self.record(node, layer, f"Linear {layer.in_features} -> {layer.out_features} at each cell", "Conv2d, 1x1")
+            self.record(node, f"Linear {layer.in_features} -> {layer.out_features} at each cell", "Conv2d, 1x1")
         elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
-            norm = LayerNorm2d(layer.normalized_shape, layer.eps, layer.elementwise_affine, layer.bias is not None)
-            self.norm(name, layer, norm)
-            self.record(node, layer, "LayerNorm at each cell", "the same, channels first")
+            layer.__class__ = LayerNorm2d
+            self.record(node, "LayerNorm at each cell", "the same, channels first")
         elif not isinstance(layer, POINTWISE):
             raise ConversionError(
                 f"layer '{name}' ({kind_name(node, layer)}): it works on rows before channels; no dense form is known"
@@ -228,7 +227,7 @@ class Surgery:
     def shuffle(self, node: fx.Node, groups: int) -> None:
         """Replace the view, transpose and view that shuffle channels (ShuffleNet) by one layer."""
         first = _back(_back(node))
-        self.record(node, None, "view, transpose, view", f"ChannelShuffle of {groups} groups")
+        self.record(node, "view, transpose, view", f"ChannelShuffle of {groups} groups")
         shuffle, name = nn.ChannelShuffle(groups), f"{node.name}_shuffle"
         new = replace(self.graph_module, node, name, shuffle, first.all_input_nodes[0])
         self.shapes[new] = self.shapes[node]
@@ -241,16 +240,9 @@ class Surgery:
                 f"layer '{node.target}' (BatchNorm1d): it has numbers of its own for each place of the map; "
                 "fold it into the Linear before or after it"
             )
-        norm = nn.BatchNorm2d(channels, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
-        self.norm(str(node.target), layer, norm)
-        self.record(node, layer, f"BatchNorm1d of {channels}", f"BatchNorm2d of {channels}")
+        layer.__class__ = nn.BatchNorm2d  # with the same parameters and statistics
+        self.record(node, f"BatchNorm1d of {channels}", f"BatchNorm2d of {channels}")
         self.spatial[node] = self.spatial[source]
-
-    def norm(self, name: str, layer: nn.Module, norm: nn.Module) -> None:
-        """Replace a norm by another with its parameters."""
-        norm.load_state_dict(layer.state_dict())
-        like = next(layer.parameters(), torch.zeros(()))
-        self.graph_module.set_submodule(name, norm.to(device=like.device, dtype=like.dtype))
 
     def pool(self, node: fx.Node, layer: nn.Module | None, source: fx.Node) -> None:
         """Erase a pool to the size that the map has; replace a global pool by one as large as the native map."""
@@ -258,18 +250,18 @@ class Surgery:
         goal = (after[2], after[3]) if len(after) == 4 else (1, 1)
         kind, side = kind_name(node, layer), f"{goal[0]}x{goal[1]}"
         if goal == tuple(before[2:]) and goal != (1, 1):
-            self.record(node, layer, f"{kind} to {side}", "nothing (the map has that size already)")
+            self.record(node, f"{kind} to {side}", "nothing (the map has that size already)")
             bypass(node, source)
             return
         if goal != (1, 1):
             raise ConversionError(
-                f"layer '{_name(node, layer)}' ({kind} from {before[2]}x{before[3]} to {side}): its windows depend on "
+                f"layer '{_name(node)}' ({kind} from {before[2]}x{before[3]} to {side}): its windows depend on "
                 "the image's size; choose a native size at which the map has the pool's own size"
             )
         kernel = (before[2], before[3])
         dense = (nn.MaxPool2d if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d)(kernel, 1)
         became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
-        self.record(node, layer, f"{kind} over the whole map", became)
+        self.record(node, f"{kind} over the whole map", became)
         name = str(node.target) if layer is not None else f"{node.name}_pool"
         self.pools.append(name)
         new = replace(self.graph_module, node, name, dense, source)
@@ -278,10 +270,5 @@ class Surgery:
             self.spatial[new] = self.shapes[new]
 
 
-def _name(node: fx.Node, layer: nn.Module | None) -> str:
-    return str(node.target) if layer is not None else node.name
-
-
-def _is_pool_to_a_size(node: fx.Node, layer: nn.Module | None) -> bool:
-    adaptive = isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
-    return adaptive or node.target is F.adaptive_avg_pool2d or _is_mean_over_map(node)
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name

@@ -242,13 +242,6 @@ class Operation:
     windows: Windows = (Window(1), Window(1))
     layer: nn.Module | None = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether it computes in evaluation mode what torch's own layer of its kind does."""
-        if self.kind in KINDS.values():
-            return self.layer is None or type(self.layer) in KINDS
-        return self.layer is None or (isinstance(self.layer, POINTWISE) and not self.layer.training)
-
 
 def operation_of(graph_module: fx.GraphModule, node: fx.Node) -> Operation | None:
     """Return what a node does; None if it has no affine map from output to input cells."""

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from fullconv.geometry import Window
 from fullconv.models.fcn import FCN
 from fullconv.models.graph import erase_dead, features_of, finish, layer_of, replace, shared_copy, works_in_place
-from fullconv.models.trace import operation_of
+from fullconv.optimize.trunks import plain_operation, with_trunks
 
 POINT = Window(1)
 
@@ -72,7 +72,7 @@ class BandedLayers(nn.Module):
 
 def in_bands(net: FCN) -> FCN:
     """A copy of a net for prediction whose layers near the image are `BandedLayers`; weights are shared."""
-    return net.with_trunks(banded)
+    return with_trunks(net, banded)
 
 
 def banded(trunk: fx.GraphModule) -> fx.GraphModule:
@@ -125,11 +125,11 @@ def _rows(trunk: fx.GraphModule, node: fx.Node) -> Window | None:
     """The window of a node on the rows; None for one that reads several features or is not known."""
     if len(features_of(node)) != 1:
         return None
-    operation = operation_of(trunk, node)
+    operation = plain_operation(trunk, node)
     constants = [attrgetter(str(s.target))(trunk) for s in node.all_input_nodes if s.op == "get_attr"]
     if node.target in WITH_CONSTANTS:
         return POINT if all(prod(constant.shape[2:]) == 1 for constant in constants) else None
-    if operation is None or not operation.plain or operation.kind not in KNOWN or constants:
+    if operation is None or operation.kind not in KNOWN or constants:
         return None
     rows = operation.windows[0]
     return rows if min(rows.padding, rows.both - rows.padding) >= 0 else None  # a band cannot be cut

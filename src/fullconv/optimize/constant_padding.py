@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.geometry import Window
-from fullconv.models.graph import call, layer_of, node_names
-from fullconv.models.trace import Trace, Windows, operation_of
+from fullconv.models.graph import layer_of, node_names
+from fullconv.models.trace import Trace, Windows
+from fullconv.optimize.trunks import call, plain_operation
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,9 @@ def constants_of(trunk: fx.GraphModule, trace: Trace) -> Iterator[tuple[str, Ten
 
 def kind_of(trunk: fx.GraphModule, node: fx.Node) -> str | None:
     """What a node is to a feature that is written above its constant; None for what has no such form here."""
-    operation = operation_of(trunk, node)
-    if operation is None or not operation.plain:
-        return None
-    if getattr(operation.layer, "divisor_override", None) is not None:
-        return None  # not a mean: another constant comes out
+    operation = plain_operation(trunk, node)
+    if operation is None or getattr(operation.layer, "divisor_override", None) is not None:
+        return None  # with a divisor of its own a pool is not a mean: another constant comes out
     inputs = len(node.all_input_nodes)
     if operation.kind == "sum":  # of two features: a difference or a product has other constants
         return "sum" if node.target in ADDITIONS and inputs == len(node.args) == 2 and not node.kwargs else None

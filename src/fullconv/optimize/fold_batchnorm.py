@@ -8,6 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fullconv.models.fcn import FCN
 from fullconv.models.graph import bypass, finish, layer_of, layers_of, shared_copy
 from fullconv.models.trace import walk
+from fullconv.optimize.trunks import with_trunks
 
 
 def folded(net: FCN) -> FCN:
@@ -15,7 +16,7 @@ def folded(net: FCN) -> FCN:
 
     Other weights are shared. The net must be in evaluation mode: what is folded are the averages that it has learned.
     """
-    found = net.with_trunks(_folded)
+    found = with_trunks(net, _folded)
     found.trace = walk(found.get_submodule(f"backbone{net.streams[0]}"), net.config.channels)
     return found
 

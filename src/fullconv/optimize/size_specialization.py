@@ -24,6 +24,7 @@ from fullconv.models.fcn import FCN
 from fullconv.models.graph import layer_of, node_names
 from fullconv.models.trace import Trace
 from fullconv.optimize.constant_padding import Layers, PaddingPlan, extents_of, kind_of, needed, own_padding, plan_for
+from fullconv.optimize.trunks import with_trunks
 
 RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
@@ -42,17 +43,15 @@ def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
     True
     """
     sides = tuple(pixels + sum(net.margin.of(pixels)) for pixels in (height, width))
-    trunks: dict[str, nn.Module] = {}
+    plans: dict[nn.Module, PaddingPlan] = {}
     for stream in net.streams:
         trunk = net.get_submodule(f"backbone{stream}")
         assert isinstance(trunk, fx.GraphModule)
         plan = plan_for(trunk, net.trace, (sides[0], sides[1]))
         if plan is None:
             return net
-        trunks[f"backbone{stream}"] = rewritten(trunk, net.trace, plan)
-    found = copy.copy(net)
-    found._modules = {**net._modules, **trunks}
-    return found
+        plans[trunk] = plan
+    return with_trunks(net, lambda trunk: rewritten(trunk, net.trace, plans[trunk]))
 
 
 def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.GraphModule:

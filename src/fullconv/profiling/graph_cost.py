@@ -6,7 +6,7 @@ Arithmetic is a sum over the layers, with sizes from the trace and the steps of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -83,7 +83,7 @@ def flops_by_part(net: FCN, height: int, width: int) -> dict[str, int]:
     """Multiply-adds of the `PARTS`."""
     sizes, found = feature_sizes(net, height, width), dict.fromkeys(PARTS, 0)
     heads = [
-        net.head_sizes({name: size[axis] for name, size in sizes.items()}, (height, width)[axis]) for axis in (0, 1)
+        head_sizes(net, {name: size[axis] for name, size in sizes.items()}, (height, width)[axis]) for axis in (0, 1)
     ]
     for stream in net.streams:
         for name, layer in _layers(net, stream):
@@ -168,3 +168,22 @@ def feature_sizes(net: FCN, height: int, width: int) -> Sizes:
         net.trace.sizes(pixels + sum(net.margin.of(pixels)), axis) for axis, pixels in enumerate((height, width))
     )
     return {name: (rows[name], columns[name]) for name in rows}
+
+
+def head_sizes(net: FCN, features: Mapping[str, int], pixels: int) -> dict[str, int]:
+    """Return the size of every head step's result on one axis, by name.
+
+    Args:
+        net: The network.
+        features: The sizes of the trunk's features (`Trace.sizes`).
+        pixels: The size of the image without its margin.
+    """
+    sizes = {"image": pixels}
+    for step in net.head:
+        if isinstance(step, Score):
+            sizes[step.name] = features[step.feature]
+        elif isinstance(step, Upscore):
+            sizes[step.name] = step.join.size(sizes[step.source], sizes[step.onto])
+        else:
+            sizes[step.name] = sizes[step.upscore]
+    return sizes

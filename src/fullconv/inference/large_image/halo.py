@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fullconv.geometry import Reach
 from fullconv.models.fcn import FCN, Fuse, Upscore
+from fullconv.profiling.graph_cost import head_sizes
 
 
 def reach(net: FCN) -> Reach:
@@ -37,7 +38,7 @@ def support(net: FCN, pixel: int, pixels: int) -> tuple[int, int]:
     """
     front, back = net.margin.of(pixels)
     whole = front + pixels + back
-    sizes = net.head_sizes(net.trace.sizes(whole), pixels)
+    sizes = head_sizes(net, net.trace.sizes(whole), pixels)
     wanted, seen = {net.head[-1].name: {pixel}}, set[int]()
     for step in reversed(net.head):
         if isinstance(step, Upscore):

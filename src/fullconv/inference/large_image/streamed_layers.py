@@ -17,10 +17,11 @@ from fullconv.geometry import GeometryError, Window
 from fullconv.models.alignment import Join
 from fullconv.models.dense_scores import WidelyPaddedMaxPool2d
 from fullconv.models.fcn import FCN, Fuse, Score, Upscore
-from fullconv.models.graph import call, features_of, kind_name, node_names, works_in_place
+from fullconv.models.graph import features_of, kind_name, node_names, works_in_place
 from fullconv.models.trace import operation_of
 from fullconv.models.upsample import upsampling_matrix
-from fullconv.profiling.graph_cost import feature_sizes
+from fullconv.optimize.trunks import call
+from fullconv.profiling.graph_cost import feature_sizes, head_sizes
 
 POINT = Window(1)
 INFINITY = float("inf")
@@ -200,7 +201,7 @@ def _head(net: FCN, end: str, features: dict[str, tuple[int, int]]) -> Iterator[
     """The steps of `FCN.decode`."""
     if any(net.get_submodule(f"{name}{end}").weight is not None for name in net.upscore_names):
         raise GeometryError("its learned upsampling is not run strip by strip; give --tile")
-    rows, columns = (net.head_sizes({name: size[axis] for name, size in features.items()}, 0) for axis in (0, 1))
+    rows, columns = (head_sizes(net, {name: size[axis] for name, size in features.items()}, 0) for axis in (0, 1))
     strides = {step.name: int(net.trace[step.feature].rows.stride) for step in net.head if isinstance(step, Score)}
     for step in net.head[:-1]:
         sources: tuple[str, ...]

@@ -21,7 +21,7 @@ from fullconv.inference.large_image.tiles import Labels, Rows
 from fullconv.inference.tensor_input import to_input
 from fullconv.models.fcn import FCN
 from fullconv.profiling import process_memory
-from fullconv.profiling.graph_cost import feature_sizes, peak_bytes
+from fullconv.profiling.graph_cost import feature_sizes, head_sizes, peak_bytes
 
 if TYPE_CHECKING:
     from fullconv.inference.predictor import Predictor
@@ -64,7 +64,7 @@ def scores_by_strip(
     """The scores by task of successive rows of pixels, `height` in all; `strips` are the rows of the image."""
     net = net_of(predictor)
     join = net.joins[-1]
-    last = net.head_sizes({name: size[0] for name, size in feature_sizes(net, height, width).items()}, height)
+    last = head_sizes(net, {name: size[0] for name, size in feature_sizes(net, height, width).items()}, height)
     look, offset = RowWindow(join.window, join.crop_scores), join.crop_scores
     device, kind = next(net.parameters()).device, next(net.parameters()).dtype
     inputs = (
