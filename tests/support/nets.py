@@ -12,7 +12,17 @@ SMALL = {name: {"width": 1 / 32} for name in BACKBONES if name.startswith("vgg")
 }
 
 
-FAMILIES = "alexnet caffenet googlenet lenet mobilenet_v2 resnet18 squeezenet1_1 vgg11 vgg11_bn".split()
+FAMILIES = [
+    "alexnet",
+    "caffenet",
+    "googlenet",
+    "lenet",
+    "mobilenet_v2",
+    "resnet18",
+    "squeezenet1_1",
+    "vgg11",
+    "vgg11_bn",
+]
 EVERY_BACKBONE = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(BACKBONES)]
 
 

@@ -70,7 +70,7 @@ def measure(
     made = model or (backbone, width, padding)
     net = _net(made)
     before = torch.get_num_threads()
-    found = []
+    found: list[dict[str, Any]] = []
     try:
         for number in threads:
             torch.set_num_threads(number)

@@ -77,7 +77,7 @@ def _turn(node: fx.Node, shapes: dict[fx.Node, torch.Size]) -> tuple[int, ...] |
     """Return the order to which a node turns a map's axes, if it is `ROWS_FIRST` or `CHANNELS_FIRST`."""
     if node.target not in ("permute", torch.permute) or len(shapes.get(node, ())) != 4:
         return None
-    dims = argument(node, 1, "dims") if len(node.args) <= 2 else node.args[1:]
+    dims: Any = argument(node, 1, "dims") if len(node.args) <= 2 else node.args[1:]
     order = tuple(int(d) % 4 for d in dims) if isinstance(dims, list | tuple) else ()
     return order if order in (ROWS_FIRST, CHANNELS_FIRST) else None
 
@@ -240,7 +240,7 @@ class Surgery:
                 f"layer '{node.target}' (BatchNorm1d): it has numbers of its own for each place of the map; "
                 "fold it into the Linear before or after it"
             )
-        layer.__class__ = nn.BatchNorm2d  # with the same parameters and statistics
+        layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # with the same parameters and statistics
         self.record(node, f"BatchNorm1d of {channels}", f"BatchNorm2d of {channels}")
         self.spatial[node] = self.spatial[source]
 

@@ -63,10 +63,11 @@ def _changed(layer: nn.Module, base: type[nn.Module]) -> bool:
 
 def _windows(**settings: Any) -> Windows:
     """Return the windows with these settings, each of which is one number or a pair (rows, columns)."""
-    rows, columns = (
-        {name: value if isinstance(value, int) else value[axis] for name, value in settings.items()} for axis in (0, -1)
-    )
-    return Window(**rows), Window(**columns)
+
+    def along(axis: int) -> dict[str, Any]:
+        return {name: value if isinstance(value, int) else value[axis] for name, value in settings.items()}
+
+    return Window(**along(0)), Window(**along(-1))
 
 
 @windows_of.register(nn.Conv2d)

@@ -75,7 +75,7 @@ def dilate_last_pool(trunk: fx.GraphModule, channels: int) -> fx.GraphModule:
 def converted_in(trunk: fx.GraphModule, conversion: Conversion) -> list[tuple[str, nn.Conv2d]]:
     """Return the convolutions of a trunk that were fully connected layers over a map, with their names."""
     layers = dict(trunk.named_modules())
-    return [(name, layers[name]) for name in conversion.converted if name in layers]  # type: ignore[misc]
+    return [(name, layers[name]) for name in conversion.converted if name in layers]
 
 
 def _last_strided(trunk: fx.GraphModule) -> nn.Module:
