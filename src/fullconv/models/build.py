@@ -15,13 +15,7 @@ from fullconv.models.convolutionalize import Conversion, convolutionalize, decap
 from fullconv.models.fcn import FCN
 from fullconv.models.graph import give, node_names
 from fullconv.models.trace import Trace, walk
-from fullconv.models.variants import (
-    converted_in,
-    dilate_last_pool,
-    enlarge_last_pool,
-    first_convolution,
-    take_channels,
-)  # fmt: skip
+from fullconv.models.variants import converted_in, dilate_last_pool, enlarge_last_pool, first_convolution, take_channels
 
 PAPER_PADDING = 100
 """The padding of the first convolution in every released network."""
@@ -85,8 +79,7 @@ def from_classifier(dense: fx.GraphModule, conversion: Conversion, config: Model
         trunk = dilate_last_pool(trunk, config.channels)
     trace = walk(trunk, config.channels)
     features = choose_features(trunk, trace, config.stride, stages, config.backbone)
-    if config.levels == "finest":
-        features = features[-1:]
+    features = features[-1:] if config.levels == "finest" else features
     give_features(trunk, features)
     return FCN(trunk, walk(trunk, config.channels), features, config)
 

@@ -122,16 +122,11 @@ def _filters(graph_module: fx.GraphModule, trace: Trace) -> list[tuple[fx.Node, 
         if trace.windows.get(name, POINT) == POINT:
             continue
         layer = layer_of(graph_module, node)
-        if isinstance(layer, nn.ConvTranspose2d):
-            raise UsageError(
-                f"layer '{name}' (ConvTranspose2d): it is an upsampling, which has no rarefied form; "
-                "rarefy the net below it"
-            )
         if not isinstance(layer, Filter):
-            raise UsageError(
-                f"layer '{name}' ({kind_name(node, layer)}): no rarefied form of it is known; "
-                "write it as a Conv2d, MaxPool2d or AvgPool2d module"
-            )
+            reason = "no rarefied form of it is known; write it as a Conv2d, MaxPool2d or AvgPool2d module"
+            if isinstance(layer, nn.ConvTranspose2d):
+                reason = "it is an upsampling, which has no rarefied form; rarefy the net below it"
+            raise UsageError(f"layer '{name}' ({kind_name(node, layer)}): {reason}")
         found.append((node, name, layer))
     return found
 

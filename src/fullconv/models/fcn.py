@@ -176,10 +176,8 @@ class FCN(nn.Module):
         The feature of the n-th skip is multiplied by ``skip_scale ** n`` first: the at-once net's 0.01 and 0.0001.
         """
         scale = self.config.skip_scale**step.level
-        scores: list[Tensor] = []
-        for stream, feature in zip(self.streams, features, strict=True):
-            layer = self.get_submodule(f"{step.name}{stream}{task}")
-            scores.append(layer(feature * scale if scale != 1 else feature))
+        convs = [self.get_submodule(f"{step.name}{stream}{task}") for stream in self.streams]
+        scores: list[Tensor] = [conv(x * scale if scale != 1 else x) for conv, x in zip(convs, features, strict=True)]
         return scores[0] if len(scores) == 1 else self.stream_weight * scores[0] + self.stream_weight * scores[1]
 
     def fused(self, step: Fuse, upsampled: Tensor, skip: Tensor) -> Tensor:

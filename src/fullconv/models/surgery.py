@@ -212,11 +212,10 @@ class Surgery:
         """Replace a layer on (N, H, W, C), as in ConvNeXt; with channels first a Linear is a 1x1 convolution."""
         name = _name(node)
         if isinstance(layer, nn.Linear):
-            conv = fully_connected_as_convolution(layer, layer.in_features, 1, 1)
-            self.graph_module.set_submodule(name, conv)
+            self.graph_module.set_submodule(name, fully_connected_as_convolution(layer, layer.in_features, 1, 1))
             self.record(node, f"Linear {layer.in_features} -> {layer.out_features} at each cell", "Conv2d, 1x1")
         elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
-            layer.__class__ = LayerNorm2d
+            layer.__class__ = LayerNorm2d  # with the same parameters
             self.record(node, "LayerNorm at each cell", "the same, channels first")
         elif not isinstance(layer, POINTWISE):
             raise ConversionError(
@@ -258,9 +257,8 @@ class Surgery:
                 f"layer '{_name(node)}' ({kind} from {before[2]}x{before[3]} to {side}): its windows depend on "
                 "the image's size; choose a native size at which the map has the pool's own size"
             )
-        kernel = (before[2], before[3])
-        dense = (nn.MaxPool2d if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d)(kernel, 1)
-        became = f"{type(dense).__name__} {kernel[0]}x{kernel[1]}, stride 1"
+        dense = (nn.MaxPool2d if isinstance(layer, nn.AdaptiveMaxPool2d) else nn.AvgPool2d)((before[2], before[3]), 1)
+        became = f"{type(dense).__name__} {before[2]}x{before[3]}, stride 1"
         self.record(node, f"{kind} over the whole map", became)
         name = str(node.target) if layer is not None else f"{node.name}_pool"
         self.pools.append(name)

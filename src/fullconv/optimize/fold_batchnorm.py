@@ -1,4 +1,4 @@
-"""Batch norm in the convolution before it: the same net, to rounding, with fewer passes over its features."""
+"""Batch norm folded into the convolution before it: the same network, to rounding, with fewer passes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fullconv.optimize.trunks import with_trunks
 
 
 def folded(net: FCN) -> FCN:
-    """A copy of a net for prediction, in which each batch norm behind a convolution is part of it.
+    """Return a copy of a network in evaluation mode with each batch norm folded into the convolution before it.
 
-    Other weights are shared. The net must be in evaluation mode: what is folded are the averages that it has learned.
+    Other weights are shared.
     """
     found = with_trunks(net, _folded)
     found.trace = walk(found.get_submodule(f"backbone{net.streams[0]}"), net.config.channels)
@@ -22,7 +22,7 @@ def folded(net: FCN) -> FCN:
 
 
 def _folded(trunk: fx.GraphModule) -> fx.GraphModule:
-    """Each pair is one convolution under the name of the norm, which may be that of a feature."""
+    """Fold each pair into one convolution under the name of the norm, which may be that of a feature."""
     found = shared_copy(trunk)
     for node, convolution in list(layers_of(found)):
         norm = next(iter(node.users)) if len(node.users) == 1 else node

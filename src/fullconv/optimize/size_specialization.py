@@ -30,10 +30,11 @@ RELUS = (F.relu, torch.relu, torch.relu_, "relu", "relu_")
 
 
 def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
-    """The net for images of height x width alone that gives the same features and scores, and computes no ring.
+    """Return a form of a network for images of height x width alone that does not compute the constant padding.
 
-    Weights are shared. The net itself comes back where nothing is to be gained: with tight padding, and where a layer
-    near the image has no such form. Call it in evaluation mode; for other sizes its scores are wrong.
+    It gives the same features and scores and shares the weights; for other sizes its scores are wrong. The network
+    itself comes back if nothing is gained (tight padding) or a layer near the image has no such form. Call it in
+    evaluation mode.
 
     >>> from fullconv.config import ModelConfig
     >>> from fullconv.models.build import build
@@ -55,7 +56,7 @@ def specialize_for_size(net: FCN, height: int, width: int) -> FCN:
 
 
 def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.GraphModule:
-    """The trunk by the plan: the same features, on the same canvases."""
+    """Return the trunk rewritten by a plan: the same features, on the same canvases."""
     writer, whole = _GraphWriter(trunk, trace, plan), dict[fx.Node, fx.Node]()  # features on their canvases
     names, graph, above = writer.names, writer.graph, writer.written
     seams = _seams(trunk, names, plan)
@@ -86,7 +87,7 @@ def rewritten(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan) -> fx.Grap
 
 
 def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: PaddingPlan) -> list[str]:
-    """The features of the ring that others need on their canvases."""
+    """Return the features of the ring that others need on their canvases."""
     seams = []
     for node in trunk.graph.nodes:
         if node.op == "output" or names[node] not in plan.ring:
@@ -95,11 +96,11 @@ def _seams(trunk: fx.GraphModule, names: Mapping[fx.Node, str], plan: PaddingPla
 
 
 def _canvases(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan, seams: Sequence[str]) -> list[Tensor]:
-    """What features of an image of zeros are on their canvases: the ring and its border, (1, C, rows, columns).
+    """Return features of an image of zeros on their canvases, (1, C, rows, columns): the ring and its border.
 
     They are computed from an image that is shorter by whole periods, since the ring between can be made longer.
     """
-    nodes = {name: node for node, name in node_names(trunk.graph).items()}
+    names = node_names(trunk.graph)
     inputs = next(iter(trace.features))
     period = int(max(feature.axis.stride for feature in trace))
     small = []
@@ -115,32 +116,25 @@ def _canvases(trunk: fx.GraphModule, trace: Trace, plan: PaddingPlan, seams: Seq
     extents = extents_of(Layers.of(trunk, trace), (small[0], small[1]), (0, 0, 0, 0), plan.constants)
     weight = next(trunk.parameters())
     empty = weight.new_zeros(1, trace[inputs].channels or 3, *small)
-    kept = _Keeping(trunk, {nodes[name] for name in seams})
+    kept: dict[str, Tensor] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if names[n] in seams:
+                kept[names[n]] = value.clone()  # later layers may work in place
+            return value
+
     with torch.no_grad():
-        kept.run(empty)
+        Recorder(trunk).run(empty)
     found = []
     for name in seams:
         rows, columns = (
             torch.tensor(less.indices(wide), device=weight.device)
             for less, wide in zip(extents[name], plan.extents[name], strict=True)
         )
-        found.append(kept.kept[nodes[name]].index_select(2, rows).index_select(3, columns))
+        found.append(kept[name].index_select(2, rows).index_select(3, columns))
     return found
-
-
-class _Keeping(fx.Interpreter):
-    """Runs a graph and keeps what some nodes gave."""
-
-    def __init__(self, module: fx.GraphModule, wanted: set[fx.Node]) -> None:
-        super().__init__(module)
-        self.wanted, self.kept = wanted, dict[fx.Node, Tensor]()
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Keep a copy: layers behind may work in place."""
-        found = super().run_node(n)
-        if n in self.wanted:
-            self.kept[n] = found.clone()
-        return found
 
 
 class _GraphWriter:

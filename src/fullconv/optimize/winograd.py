@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ def filtering(outputs: int, taps: int) -> Filtering:
         row = _with_roots(others)
         size = max(map(abs, row))  # a power of two in G instead of B rounds nothing, and keeps features of one size
         even = Fraction(2) ** (int(size).bit_length() - 1) if size >= 1 else Fraction(1)
-        scale = even / _product(point - other for other in others)
+        scale = even / prod((point - other for other in others), start=Fraction(1))
         into.append([value / even for value in [*row, Fraction(0)]])
         of_taps.append([scale * point**power for power in range(taps)])
         out.append([point**power for power in range(outputs)])
@@ -103,13 +103,6 @@ def _with_roots(roots: list[Fraction] | tuple[Fraction, ...]) -> list[Fraction]:
         found = [
             below - root * value for below, value in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)
         ]
-    return found
-
-
-def _product(values: Any) -> Fraction:
-    found = Fraction(1)
-    for value in values:
-        found *= value
     return found
 
 
@@ -144,7 +137,8 @@ def transformed(weight: Tensor) -> list[Tensor]:
     way = tile(weight)
     assert way is not None
     blocks, taps = way.blocks(kernel), way.taps
-    taps_2d, zeros = _twice(filtering(way.outputs, taps).taps), blocks * taps - kernel
+    of_taps = filtering(way.outputs, taps).taps
+    taps_2d, zeros = torch.kron(of_taps, of_taps), blocks * taps - kernel
     found = [weight.new_empty(features, blocks**2 * channels) for _ in taps_2d]
     for part in range(0, features, 64):  # in double precision the whole of fc6 would be a gigabyte
         piece = slice(part, part + 64)
@@ -154,11 +148,6 @@ def transformed(weight: Tensor) -> list[Tensor]:
         for of_point, value in zip(found, values.unbind(1), strict=True):
             of_point[piece] = value
     return found
-
-
-def _twice(matrix: Tensor) -> Tensor:
-    """A transform of both axes at once."""
-    return torch.kron(matrix, matrix)
 
 
 class WinogradConv2d(nn.Module):
@@ -195,7 +184,7 @@ class WinogradConv2d(nn.Module):
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.values, self.space = values, space or Workspace()
         found = filtering(way.outputs, way.taps)
-        self.into, self.out = _twice(found.into).to(layer.weight.dtype), _twice(found.out).to(layer.weight.dtype)
+        self.into, self.out = (torch.kron(one, one).to(layer.weight.dtype) for one in (found.into, found.out))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, O, H', W'), channels last."""
