@@ -91,7 +91,7 @@ def net(path: Path, backbone: str) -> None:
 def small_image(model: Path, image: Path, out: Path) -> float:
     """Seconds per megapixel of an image that is read, predicted and written as a whole: the median of some."""
     from fullconv.inference.predictor import load
-    from fullconv.io.image import write_label
+    from fullconv.io.label_image import write_label
 
     predictor, spent = load(model), []
     for _ in range(1 + TIMES):

@@ -21,7 +21,8 @@ from typing import Any
 
 from fullconv.hardware import machine
 from fullconv.inference.request import PredictRequest, load_model
-from fullconv.io.image import write_label, write_overlay
+from fullconv.io.image import write_overlay
+from fullconv.io.label_image import write_label
 
 RESULT = Path(__file__).parent / "results" / "predict.json"
 WAYS = {

@@ -35,7 +35,7 @@ def digits_folder(tmp_path_factory) -> Path:
     from PIL import Image
 
     from fullconv.datasets.synthetic.digits import Digits
-    from fullconv.io.image import write_label
+    from fullconv.io.label_image import write_label
 
     root = tmp_path_factory.mktemp("digits")
     for split, length in (("train", 6), ("val", 2)):

@@ -15,7 +15,8 @@ from fullconv.cli.command import main
 from fullconv.config import ModelConfig, TrainConfig
 from fullconv.errors import UsageError
 from fullconv.evaluation.evaluate_model import evaluate_model
-from fullconv.io.image import read_image, read_label_values
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label_values
 from fullconv.models.build import build_classifier
 from fullconv.reporting.train_and_report import Note, ReportProgress, RunStarted, StageStarted
 from fullconv.training.loop import Record

@@ -9,7 +9,7 @@ from tests.support.large_images import photo, predictor_of
 
 from fullconv.cli.command import main
 from fullconv.inference.large_image.file_predictor import PercentLog
-from fullconv.io.image import read_label_values
+from fullconv.io.label_image import read_label_values
 from fullconv.weights import checkpoint
 
 

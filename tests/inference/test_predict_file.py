@@ -19,7 +19,8 @@ from fullconv.inference.large_image.strips import labels_by_strip, memory_of_str
 from fullconv.inference.large_image.tiles import along
 from fullconv.inference.large_image.tiling_options import TilingOptions
 from fullconv.inference.predictor import Predictor
-from fullconv.io.image import read_image, read_label_values
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label_values
 from fullconv.io.windowed import Decoded, open_source
 from fullconv.labels import LabelSpace
 from fullconv.profiling import process_memory

@@ -21,14 +21,8 @@ from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import FullconvError, RunError, UsageError
 from fullconv.io import image as images
 from fullconv.io.formats import FORMAT_SUFFIXES, IMAGE_FORMATS
-from fullconv.io.image import (
-    decode_image,
-    overlay,
-    read_image,
-    read_label,
-    read_label_values,
-    write_label,
-)
+from fullconv.io.image import decode_image, overlay, read_image
+from fullconv.io.label_image import read_label, read_label_values, write_label
 from fullconv.labels import LabelSpace
 
 RNG = np.random.default_rng(0)

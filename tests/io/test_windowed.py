@@ -9,7 +9,8 @@ from PIL import Image
 from fullconv.errors import RunError, UsageError
 from fullconv.io import image as images
 from fullconv.io import row_writer as rowwise
-from fullconv.io.image import read_image, read_label, write_label
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label, write_label
 from fullconv.io.multispectral import read_bands
 from fullconv.io.row_writer import row_writer
 from fullconv.io.windowed import Decoded, Windows, open_source, outline

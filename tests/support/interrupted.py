@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from fullconv.datasets.synthetic.digits import Digits
-from fullconv.io.image import write_label
+from fullconv.io.label_image import write_label
 from fullconv.training.saved_state import newest_state
 from fullconv.weights.checkpoint import fingerprint, unpack
 

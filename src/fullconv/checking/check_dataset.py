@@ -50,7 +50,7 @@ from fullconv.datasets.open_dataset import open_dataset, splits_of
 from fullconv.datasets.published.catalog import named
 from fullconv.errors import UsageError, shown
 from fullconv.io.formats import FORMAT_SUFFIXES
-from fullconv.io.image import read_label_values
+from fullconv.io.label_image import read_label_values
 from fullconv.io.multispectral import Bands
 
 __all__ = ["Findings", "Problem", "SampleProblem", "SplitFindings", "check_dataset", "check_samples", "quick_check"]

@@ -25,7 +25,8 @@ from fullconv.datasets.folder.mask_facts import MaskFacts, mask_facts, packed, u
 from fullconv.errors import UsageError
 from fullconv.io.decoding import open_file
 from fullconv.io.formats import HEAD_BYTES, sniff
-from fullconv.io.image import read_image, read_label_values
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label_values
 from fullconv.io.multispectral import read_bands
 
 LEAST_PIXELS = 1024  # a smaller mask may well consist of details

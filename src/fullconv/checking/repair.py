@@ -22,7 +22,8 @@ from fullconv.errors import RunError, UsageError, shown
 from fullconv.io.atomic import write_atomically
 from fullconv.io.decoding import open_file
 from fullconv.io.formats import FORMAT_SUFFIXES, HEAD_BYTES, sniff
-from fullconv.io.image import read_image, read_label_values, write_label
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label_values, write_label
 from fullconv.labels import LabelSpace
 
 LEFT_OUT = "left-out.txt"

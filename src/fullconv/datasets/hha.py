@@ -26,7 +26,7 @@ from fullconv.datasets.depth_geometry import (
 )
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
-from fullconv.io.image import read_label_values
+from fullconv.io.label_image import read_label_values
 
 __all__ = ["NYUD", "Camera", "encode_dataset", "encode_folder", "geocentric", "gravity", "hha", "normals", "points"]
 

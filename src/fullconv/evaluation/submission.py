@@ -10,7 +10,7 @@ from pathlib import Path
 from fullconv.datasets.published.label_spaces import VOC
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
-from fullconv.io.image import read_label
+from fullconv.io.label_image import read_label
 
 COMPETITIONS = {
     "comp5": "trained on nothing but VOC's own training and validation images",

@@ -65,7 +65,8 @@ class OutputWriter:
     def write(self, name: str, source: str, found: Segmentation, clock: Clock) -> Written:
         """Write the pictures of one image, and what there is to say of them."""
         from fullconv.inference import uncertainty
-        from fullconv.io.image import write_gray, write_label, write_overlay
+        from fullconv.io.image import write_gray, write_overlay
+        from fullconv.io.label_image import write_label
 
         said: Written = {"name": name, "input": source}
         self.path(name, "").parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from fullconv import host
 from fullconv.errors import UsageError, shown
 from fullconv.io.decoding import MAX_PIXELS, check_size, one_line, open_file, opened
 from fullconv.io.formats import HEAD_BYTES, sniff
-from fullconv.io.image import decode_label
+from fullconv.io.label_image import decode_label
 
 MOST_BANDS = 64
 SAMPLED = 200

@@ -26,7 +26,8 @@ from fullconv.datasets.folder.layouts import Layout, Pair, Source, find_layout, 
 from fullconv.datasets.folder.mask_encoding import MaskEncoding, find_coding
 from fullconv.datasets.folder.mask_facts import MaskFacts, mask_facts
 from fullconv.errors import UsageError, shown, suggestion
-from fullconv.io.image import read_image, read_label_values
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label_values
 from fullconv.io.multispectral import Bands, bands_of, read_bands, statistics
 from fullconv.labels import LabelSpace
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.io.image import read_label
+from fullconv.io.label_image import read_label
 from fullconv.labels import Colour
 
 MOST_KEYS = 4096  # a mask with more different values or colours than this is a photograph; the rarest are left out

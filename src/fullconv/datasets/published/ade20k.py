@@ -12,7 +12,7 @@ from fullconv.datasets.published.label_spaces import ADE20K
 from fullconv.datasets.published.split import Split, files_of, one_each
 from fullconv.datasets.published.voc import read_photograph
 from fullconv.errors import UsageError, shown
-from fullconv.io.image import read_label_values
+from fullconv.io.label_image import read_label_values
 
 FOLDERS = {"train": "training", "val": "validation"}
 

@@ -12,7 +12,7 @@ from fullconv.datasets.published.label_spaces import CITYSCAPES
 from fullconv.datasets.published.split import Split, files_of, one_each
 from fullconv.datasets.published.voc import read_photograph
 from fullconv.errors import UsageError, shown
-from fullconv.io.image import read_label_values
+from fullconv.io.label_image import read_label_values
 
 IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The ID in ``*_labelIds.png`` of each class, by its train ID; every other ID is void."""

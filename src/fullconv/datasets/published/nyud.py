@@ -12,7 +12,8 @@ from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import NYUDV2
 from fullconv.datasets.published.split import Split, files_of, read_list, whole_numbers
 from fullconv.errors import UsageError, shown
-from fullconv.io.image import read_image, read_label_values
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label_values
 from fullconv.io.mat import read_mat
 
 LOG_DEPTH_MEAN = 7.844

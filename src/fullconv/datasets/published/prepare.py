@@ -11,7 +11,7 @@ from fullconv.datasets.published.label_spaces import VOC
 from fullconv.datasets.published.split import read_list
 from fullconv.errors import UsageError, shown
 from fullconv.io.atomic import write_atomically
-from fullconv.io.image import write_label
+from fullconv.io.label_image import write_label
 
 KINDS = {"cls": "GTcls", "inst": "GTinst"}
 """The two folders of SBD's labels, and the variable that their files hold: classes, and instances."""

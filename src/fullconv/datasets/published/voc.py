@@ -9,7 +9,8 @@ from fullconv.datasets.published.description import DatasetInfo, Published
 from fullconv.datasets.published.label_spaces import VOC
 from fullconv.datasets.published.split import Split, files_of, one_each, read_list
 from fullconv.errors import UsageError, shown
-from fullconv.io.image import read_image, read_label
+from fullconv.io.image import read_image
+from fullconv.io.label_image import read_label
 
 LEAK_FREE = "seg11valid"
 """The images of VOC2011 val that are not in SBD train: what the paper validates on."""
