@@ -48,7 +48,7 @@ POINT = Window(1), Window(1)
 
 
 class DilatedAvgPool2d(nn.AvgPool2d):
-    """An average pool whose taps lie `dilation` cells apart: a depthwise convolution with a constant filter.
+    """An average pool with dilation, which torch lacks: a depthwise convolution with a constant filter.
 
     It has no parameters, so a rarefied net has the names of the net it came from.
     """
@@ -76,7 +76,7 @@ class DilatedAvgPool2d(nn.AvgPool2d):
 
 
 class WidelyPaddedMaxPool2d(nn.MaxPool2d):
-    """A max pool whose padding may exceed half of its kernel, as a spread one's does and torch refuses."""
+    """A max pool whose padding may exceed half of its kernel, which torch refuses: 3 spread taps padded by 1."""
 
     stride: Pair
     padding: Pair

@@ -51,7 +51,7 @@ def windows_of(layer: nn.Module) -> Windows | None:
     """Return the windows of a layer on both axes; None if it has no affine map.
 
     A subclass with a forward of its own may do anything (timm's ``Conv2dSame`` pads by the size of the image), so it
-    has no map unless it is registered here or named in `REWEIGHTED`.
+    has no map unless it is registered or named in `POINTWISE_NAMES` or `REWEIGHTED`.
     """
     pointwise = isinstance(layer, POINTWISE) or type(layer).__name__ in POINTWISE_NAMES
     return (Window(1), Window(1)) if pointwise else None
