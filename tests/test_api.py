@@ -133,6 +133,7 @@ def test_export_takes_a_path_or_its_name(predictor, tmp_path):
     one_line(lambda: export(predictor.net, "m.pt2"), "export: predictor is a FCN; give a Predictor")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_load_gives_what_was_exported(predictor, tmp_path, suffix):
     pytest.importorskip({".onnx": "onnxruntime", ".xml": "openvino"}[suffix])

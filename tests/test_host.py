@@ -51,6 +51,7 @@ def child(folder, code):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["library", "command"])
 def test_the_allocator_is_told_nothing_by_a_library_call(folder, who):
     run = {
@@ -75,6 +76,7 @@ names, ctypes.CDLL = set(), Watched
     assert found[-1] == str(who == "command")
 
 
+@pytest.mark.slow
 def test_nothing_else_of_the_process_is_changed(folder):
     """Warnings, loggers, modules and signals are watched while a net is loaded, run, exported and a label is read."""
     assert child(
@@ -136,6 +138,7 @@ def test_no_operators_are_registered_under_the_name_of_torchvision(folder):
     assert said in (["fits"], ["False"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("openvino_telemetry") is None, reason="needs OpenVINO")
 @pytest.mark.parametrize("who", ["net", "int8"])
 def test_no_use_of_openvino_is_reported(folder, who):

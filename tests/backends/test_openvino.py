@@ -28,6 +28,7 @@ def nets(model):
     return openvino.OpenvinoNet(model, "fp32", 1), openvino.OpenvinoNet(openvino.cut(model, ["coarse"]), "fp32", 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(1, 2), st.integers(1, 80), st.integers(1, 80), st.integers(0, 9))
 def test_a_model_of_any_size_is_the_net(nets, images, height, width, seed):
@@ -46,6 +47,7 @@ def test_a_net_of_one_size():
     assert set(found) == {"coarse"} and agree(found, outputs_of(one, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, hint", [("fp32", "f32"), ("bf16", "bf16")])
 def test_the_arithmetic_is_asked_for(model, precision, hint):
     net = openvino.OpenvinoNet(model, precision, 1)
@@ -61,11 +63,13 @@ def test_the_arithmetic_is_asked_for(model, precision, hint):
         openvino.OpenvinoNet(model, "fp16")
 
 
+@pytest.mark.slow
 def test_an_input_that_it_cannot_take(nets):
     with pytest.raises(RunError, match="cannot be run on 1x5x8x8"):
         nets[0](np.zeros((1, 5, 8, 8), np.float32))
 
 
+@pytest.mark.slow
 def test_a_file_there_and_back(model, tmp_path):
     card = card_of(predictor(stride=16), None)
     openvino.write_card(model, card)
@@ -82,6 +86,7 @@ def test_a_file_there_and_back(model, tmp_path):
         load_exported(tmp_path / "m.xml")
 
 
+@pytest.mark.slow
 def test_a_model_from_somebody_else(model, tmp_path):
     other = openvino.of_onnx(onnx_package.load_model_from_string(graph(None, stride=16)))
     openvino.save(other, tmp_path / "m.xml")
@@ -139,6 +144,7 @@ while nets:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_signals_are_survived_when_a_net_has_gone():
     done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)

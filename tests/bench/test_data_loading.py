@@ -28,6 +28,7 @@ def small(monkeypatch):
     monkeypatch.setattr(data_loading.measure, "__defaults__", (None, 5, 2, (40, 48)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [[], ["digits"]])
 def test_the_verb(small, data, capsys):
     with pytest.raises(SystemExit) as left:

@@ -20,6 +20,7 @@ def torch_alone(monkeypatch):
     monkeypatch.setattr(prediction, "installed", lambda: ["torch"])
 
 
+@pytest.mark.slow
 def test_every_way_is_measured_and_says_the_same():
     before = torch.get_num_threads()
     found = prediction.measure(**SMALL)
@@ -36,6 +37,7 @@ def test_every_way_is_measured_and_says_the_same():
     assert run["gflop"] > 0 and run["limit_gflop_per_second"]["fp32"] > 0
 
 
+@pytest.mark.slow
 def test_a_way_that_fails_is_left_out_and_said(torch_alone):
     def refuses():
         raise RuntimeError("no such operation")
@@ -51,6 +53,7 @@ def another(net, size, threads):
     yield "another", "other", lambda: lambda x: np.zeros(x.shape[2:], int)
 
 
+@pytest.mark.slow
 def test_another_net_is_timed_and_not_compared(torch_alone):
     row = prediction.measure(**SMALL, others=another)["runs"][0]["ways"][-1]
     assert row["way"] == "another" and "labels" not in row
@@ -63,6 +66,7 @@ def test_the_plain_net_is_the_net_with_dense_upsampling():
         assert (prediction.plain(net)(x) == net(x)[0].argmax(0).numpy()).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_the_verb_prints(torch_alone, capsys):
     words = ["bench", "predict", "--width", "0.0625", "--sizes", "64,70x90", "--threads", "1", "--rounds", "1"]
     with pytest.raises(SystemExit) as left:
@@ -76,6 +80,7 @@ def test_the_verb_prints(torch_alone, capsys):
         assert left.value.code == 2
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
     words = ["bench", "predict", "--width", "0.0625", "--sizes", "64", "--threads", "1", "--rounds", "1"]
     with pytest.raises(SystemExit) as left:
@@ -87,6 +92,7 @@ def test_memory_is_that_of_a_process_of_its_own(torch_alone, capsys):
     assert all(100e6 < peak < 3e9 for peak in rows.values())
 
 
+@pytest.mark.slow
 def test_a_way_in_a_process_of_its_own_is_the_same():
     net = prediction.random_net("vgg11", 1 / 16, "paper")
     x = prediction.random_input(net, (64, 96))

@@ -58,6 +58,7 @@ def without_torch(*argv):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
 def test_an_exported_file_predicts_without_torch(place, capsys, name):
     code, out, err = call(
@@ -100,6 +101,7 @@ def test_a_photograph_of_another_size(place, capsys):
     assert code == 2 and "41x56" in err and "40x56" in err and "--size dynamic" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_exported_file_takes_tiles_too(place, capsys):
     path = place / "any.onnx"
     path.write_bytes(graph(None, backbone="lenet", stride=4))
@@ -119,6 +121,7 @@ def test_hostile_files_are_one_line_and_exit_2(place, capsys):
     assert code == 2 and err.strip().count("\n") == 0 and "not a whole .onnx file" in err
 
 
+@pytest.mark.slow
 def test_mean_iu_and_integers(digits_folder, tmp_path, capsys):
     from fullconv.labels import LabelSpace
     from fullconv.weights.checkpoint import Header

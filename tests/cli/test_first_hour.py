@@ -86,6 +86,7 @@ def test_flags_for_folders_are_for_folders(tmp_path, capsys):
     assert code == 2 and "for folders" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["labelme", "coco", "cvat"])
 def test_what_people_drew_is_trained_on_as_it_is(tmp_path, capsys, layout):
     """Polygons of six photographs without a split: a net and masks, nothing converted, no file written there."""

@@ -100,7 +100,7 @@ def test_the_costs_are_those_of_the_library(capsys, name, size):
         ("lenet", None),
         ("googlenet", 7),
         ("resnet18", 7),
-        ("mobilenet_v2", 7),
+        pytest.param("mobilenet_v2", 7, marks=pytest.mark.slow),
         ("squeezenet1_1", 13),
     ],
 )

@@ -25,6 +25,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of the address space")
 def test_too_little_memory_is_one_line_and_parts_are_the_way_out(tmp_path):
     torch.manual_seed(0)

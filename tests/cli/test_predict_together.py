@@ -62,6 +62,7 @@ def same(one, other):
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(place, tmp_path, capsys):
     slow = ("--flip", "--scales", "1,2,3")  # so that the signal comes before the end
     process = start(place / "model.safetensors", place / "photos", "--out", tmp_path, *slow)
@@ -80,6 +81,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(place, tmp_path, caps
     assert said["skipped"] == len(there) and len(said["written"]) == NUMBER - len(there)
 
 
+@pytest.mark.slow
 def test_torchrun_divides_the_images_and_a_bad_one_ends_no_other(place, tmp_path):
     """The process with the bad file is done long before the other, which must come to its end all the same."""
     for k in range(0, NUMBER, 2):

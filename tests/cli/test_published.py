@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.support.fakes import fake
+from tests.support.nets import slow_but
 
 import fullconv
 from fullconv.cli.command import main
@@ -31,7 +32,7 @@ def test_no_set_is_forgotten():
     assert families == {abouts()[name].read.__module__ for name in SETS}
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", slow_but(("voc2012", "siftflow"), SETS))
 def test_a_whole_small_run(name, tmp_path, capsys):
     splits = fake(name, tmp_path / "set")
     data, run, about = f"{name}:{tmp_path / 'set'}", tmp_path / "run", abouts()[name]

@@ -36,6 +36,7 @@ def file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_it_says_what_the_net_says(file, whole):
     one, exported = predictor("lenet", 4), load_exported(file, threads=1, whole=whole)

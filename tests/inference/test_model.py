@@ -30,6 +30,7 @@ def predictor():
     return Predictor(net, Header(net.config, SCENES.labels, CONVENTIONS["rgb128"]))
 
 
+@pytest.mark.slow
 def test_every_model_is_evaluated_alike(predictor, tmp_path):
     export(predictor, tmp_path / "m.onnx", (40, 52))
     exported = load_exported(tmp_path / "m.onnx")

@@ -75,6 +75,7 @@ def test_in_half_precision_too():
     assert (found == predictor.coarse(image)["semantic"].prediction()).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_auto_takes_what_memory_allows():
     predictor = predictor_of("mobilenet_v2", width=1)
     assert plan(predictor, 100, 100, budget=10**9).way == "whole"
@@ -99,6 +100,7 @@ def test_plans_keep_to_their_budget_and_more_memory_makes_larger_ones(tile, budg
         assert found.way == "tiles" and found.rows >= tile
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_one_line_before_anything_is_done(tmp_path, monkeypatch):
     predictor = predictor_of("mobilenet_v2", width=1)
     with pytest.raises(RunError, match=r"image of 10000x10000: \d+ MB at least are needed, and there are 40 MB for it; "

@@ -67,8 +67,10 @@ def test_more_than_256_classes_keep_their_numbers():
 
 
 @pytest.mark.parametrize("upsample", ["fixed", "learn-intermediate", "learn-all"])
-@pytest.mark.parametrize(("backbone", "padding", "stride"), [("vgg11", "paper", 8), ("lenet", "tight", 2),
-                                                             ("alexnet", "paper", 32)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("backbone", "padding", "stride"),
+    [("vgg11", "paper", 8), ("lenet", "tight", 2), pytest.param("alexnet", "paper", 32, marks=pytest.mark.slow)],
+)
 def test_those_of_a_net_are_its_logits(backbone, padding, stride, upsample):
     torch.manual_seed(0)
     width = 1 / 32 if backbone == "vgg11" else 1.0

@@ -283,6 +283,7 @@ def test_sizes_that_cannot_be(file, good):
     reads(good)
 
 
+@pytest.mark.slow
 def test_a_small_file_that_unpacks_to_a_gigabyte(file, good):
     for dims in ((2**15, 2**15), (2, 3)):  # the second one lies
         data = level5(deflated_zeros(matrix(dims, b"", count=2**30), 2**30))

@@ -173,6 +173,7 @@ def call(capsys, *argv):
     return left.value.code or 0, out.out, out.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count, kind", [(4, "uint16"), (2, "uint16"), (6, "float32")])
 def test_the_whole_way_from_tiles_to_masks(tmp_path, capsys, count, kind):
     root, run = satellite(tmp_path / "tiles", count, kind), tmp_path / "run"

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import zoo
+from tests.support.nets import EVERY_BACKBONE
 from torch import nn
 
 from fullconv.config import CONVENTIONS, ModelConfig
@@ -318,7 +319,7 @@ def fcn(name, padding="tight"):
     return build(ModelConfig(name, strides(name)[-1], num_classes=2, padding=padding, width=1 / 32)).eval()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_BACKBONE)
 def test_the_fcn_keeps_the_names_of_the_classifier(name):
     classifier = make(name, width=1 / 32)
     *_, scores = layers_with_weights(classifier)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.nets import EVERY_BACKBONE
 from torch import nn
 
 from fullconv.errors import UsageError
@@ -14,7 +15,7 @@ from fullconv.models.surgery import fully_connected_as_convolution
 NARROW = {"lenet": 0.2}
 
 
-@pytest.fixture(scope="module", params=sorted(BACKBONES))
+@pytest.fixture(scope="module", params=EVERY_BACKBONE)
 def classifier(request):
     torch.manual_seed(1)
     chosen = BACKBONES[request.param]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.support import zoo
+from tests.support.nets import slow_but
 from torch import nn
 
 from fullconv.config import ModelConfig
@@ -16,6 +17,7 @@ CONVERTED = {
     "torchvision": ["alexnet", "googlenet", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"],
     "timm": ["repvgg_a0", "mobilenetv2_035", "darknet17"],
 }
+QUICK = ["torchvision:squeezenet1_1", "torchvision:shufflenet_v2_x0_5"]
 LARGER = {
     "torchvision": ["convnext_tiny", "inception_v3", "mnasnet0_5", "mobilenet_v2", "regnet_x_400mf", "resnext50_32x4d"],
     "timm": ["resnet18"],
@@ -46,7 +48,7 @@ def check(name):
     assert prove(net, dense, native).holds
 
 
-@pytest.mark.parametrize("name", [f"{lib}:{net}" for lib, nets in CONVERTED.items() for net in nets])
+@pytest.mark.parametrize("name", slow_but(QUICK, [f"{lib}:{net}" for lib, nets in CONVERTED.items() for net in nets]))
 def test_it_becomes_dense_and_is_proved(name):
     check(name)
 
@@ -57,7 +59,7 @@ def test_a_larger_one_becomes_dense_and_is_proved(name):
     check(name)
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", slow_but(REFUSED.keys() - {"torchvision:vit_b_16", "timm:vgg11"}, REFUSED))
 def test_what_has_no_dense_form_is_refused_by_its_layer(name):
     libraries()
     net, native = zoo_classifier(name, num_classes=7)

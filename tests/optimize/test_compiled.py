@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.nets import slow_but
 from torch import nn
 
 import fullconv
@@ -28,6 +29,7 @@ NETS = {
     "two streams": ModelConfig("vgg11", 16, 4, width=1 / 16, padding="paper", late_fusion="average"),
     "two heads": ModelConfig("vgg11", 8, 4, width=1 / 16, geometric_classes=3),
 }
+NARROW = [name for name in NETS if name not in ("caffenet", "mobilenet_v2")]
 
 
 def trained(config):
@@ -66,8 +68,8 @@ def compare(net, prepared, x):
     )
 
 
-@pytest.mark.parametrize("engine", USED)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("engine", slow_but(["torch"], USED))
+@pytest.mark.parametrize("name", slow_but(NARROW, NETS))
 def test_an_engine_says_what_the_net_says(name, engine):
     net = trained(NETS[name])
     prepared = CompiledModel(net, engine)
@@ -76,7 +78,7 @@ def test_an_engine_says_what_the_net_says(name, engine):
         assert difference <= 1e-4 and labels >= 0.999
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_but(NARROW, NETS))
 def test_bf16_has_nearly_the_same_labels(name):
     net = trained(NETS[name])
     difference, labels = compare(net, CompiledModel(net, "torch", "bf16"), image(net, (64, 96)))
@@ -103,7 +105,7 @@ def all_filtered(monkeypatch):
     monkeypatch.setattr("fullconv.optimize.im2col.LEAST_POINT_WEIGHTS", 0)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_but(NARROW, NETS))
 def test_fewer_multiplications_are_the_same_scores(name, all_filtered):
     net = trained(NETS[name])
     prepared = CompiledModel(net, "torch")
@@ -135,6 +137,7 @@ def test_weights_are_kept_a_second_time_once_and_only_where_there_is_room(all_fi
     assert kept and kept == prepared.accelerate.kept
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("openvino" not in USED, reason="openvino is not installed")
 def test_a_size_that_is_new_goes_before_its_form_is_made():
     prepared = CompiledModel(ANY, "openvino", "bf16", warmup=1)
@@ -179,7 +182,7 @@ def test_the_net_itself_is_left_as_it_is():
         assert torch.equal(tensor, before[name][0]) and tensor.stride() == before[name][1], name
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_but(NARROW, NETS))
 def test_folding_leaves_the_scores_and_no_norm_behind_a_convolution(name):
     net = trained(NETS[name]).double()
     x = image(net, (50, 60)).double()
@@ -219,6 +222,7 @@ def test_compiling_by_itself_takes_the_fastest_that_agrees_at_its_size(monkeypat
         fullconv.compile(ANY, precision="int8")
 
 
+@pytest.mark.slow
 def test_what_was_tried_agrees_and_is_remembered_for_this_net_alone(tmp_path):
     trials = autotune.benchmark(ANY, image(ANY, (64, 64)), rounds=1)
     assert {trial.engine for trial in trials} == set(USED)

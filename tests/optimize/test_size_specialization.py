@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.nets import slow_but
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,7 +35,7 @@ def difference(net, size):
 
 
 @pytest.mark.parametrize("padding", ["paper", "tight"])
-@pytest.mark.parametrize("backbone", NETS)
+@pytest.mark.parametrize("backbone", slow_but(("vgg11", "vgg16", "vgg11_bn", "squeezenet1_0"), NETS))
 def test_scores_are_those_of_the_plain_net(backbone, padding):
     net = alive(fullconv.build(ModelConfig(backbone, stride=8, num_classes=3, padding=padding,
                                            width=WIDTHS.get(backbone, 1.0), upsample="fixed")))  # fmt: skip

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import zoo
+from tests.support.nets import FAMILIES, slow_but
 from tests.support.variants import SMALL, VARIANTS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,6 +37,7 @@ NETS |= {
     "max, learned, two heads": {**SMALL, "fuse": "max", "upsample": "learn-all", "geometric_classes": 2},
     "googlenet dilated": {"backbone": "googlenet", "stride": 16, "width": 0.1, "last_pool": "dilated"},
 }
+EVERY_NET = slow_but(NETS.keys() - set(BACKBONES) | set(FAMILIES) - {"googlenet", "mobilenet_v2"}, NETS)
 PADDINGS = st.sampled_from(["paper", "tight"])
 SIDES = st.integers(64, 144)
 
@@ -105,7 +107,7 @@ def counted(net, image):
     return parts
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY_NET)
 @settings(max_examples=1)
 @given(padding=PADDINGS, height=st.integers(1, 4000), width=st.integers(1, 4000))
 def test_the_operations_are_those_that_torch_counts(name, padding, height, width):
@@ -117,6 +119,7 @@ def test_the_operations_are_those_that_torch_counts(name, padding, height, width
     assert found.flops == sum(parts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["caffenet", "vgg16", "googlenet", "resnet50"])
 def test_at_full_width_too(backbone):
     with torch.device("meta"):
@@ -125,7 +128,7 @@ def test_at_full_width_too(backbone):
     assert {part: 2 * getattr(cost(net, 500, 4000), part) for part in PARTS} == counted(net, image)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY_NET)
 @settings(max_examples=1)
 @given(padding=PADDINGS, height=SIDES, width=SIDES)
 def test_activations_are_those_that_live_and_are_kept(name, padding, height, width):
@@ -135,6 +138,7 @@ def test_activations_are_those_that_live_and_are_kept(name, padding, height, wid
     assert found.kept_bytes == kept_for_backward(net, image)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(name=st.sampled_from(list(NETS)), padding=PADDINGS, height=st.integers(1, 9), width=st.integers(1, 200))
 def test_the_peak_of_a_sliver_is_exact_too(name, padding, height, width):
@@ -257,6 +261,7 @@ def test_what_lives_and_what_is_kept_is_really_seen():
     assert kept_for_backward(net, image) == 4 * cells * (1 + 2) + 8 * cells * 2 // 4
 
 
+@pytest.mark.slow
 def test_a_net_is_planned_for_while_other_threads_run_it():
     net = build(ModelConfig("mobilenet_v2", stride=8, num_classes=3, width=0.1)).eval()
     x = torch.rand(1, 3, 33, 40)

@@ -42,6 +42,7 @@ def test_peak_and_resident_follow_what_is_taken():
     assert most_after == pytest.approx(most_with, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_what_is_given_up_is_kept_for_the_next():
     """Tensors that come and go take new pages from the system for some times alone."""
@@ -178,6 +179,7 @@ LACKS = {
 }
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("what", LACKS)
 def test_what_is_raised_without_memory_is_recognized(what):

@@ -12,6 +12,16 @@ SMALL = {name: {"width": 1 / 32} for name in BACKBONES if name.startswith("vgg")
 }
 
 
+def slow_but(quick, values):
+    """Parameters of a test, of which all but the quick ones are marked slow."""
+    return [
+        pytest.param(
+            *(value if isinstance(value, tuple) else [value]), marks=() if value in quick else pytest.mark.slow
+        )
+        for value in values
+    ]
+
+
 FAMILIES = [
     "alexnet",
     "caffenet",
@@ -23,7 +33,8 @@ FAMILIES = [
     "vgg11",
     "vgg11_bn",
 ]
-EVERY_BACKBONE = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in sorted(BACKBONES)]
+"""One backbone of each kind."""
+EVERY_BACKBONE = slow_but(FAMILIES, sorted(BACKBONES))
 
 
 def small(backbone, stride, **more):

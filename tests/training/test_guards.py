@@ -51,6 +51,7 @@ def test_folded_norms_are_not_trained_on_batches():
     refuse_lost_norms(fullconv.build(MODEL), TrainConfig(freeze_bn=False), "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file, backbone, right, wrong",
     [

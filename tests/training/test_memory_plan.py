@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.support.nets import slow_but
 
 import fullconv
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
@@ -86,7 +87,7 @@ def really(net, config, shape):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", slow_but(("vgg", "vgg_bn", "resnet", "squeezenet"), MODELS))
 def test_the_rehearsal_without_memory_takes_what_the_real_step_takes(model, precision):
     config = replace(CONFIG, precision=precision)
     net = state_of(model, config).net
@@ -98,6 +99,7 @@ def test_the_rehearsal_without_memory_takes_what_the_real_step_takes(model, prec
     assert found.most <= found.small + found.large
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     model=st.sampled_from(sorted(MODELS)),
@@ -115,7 +117,7 @@ def test_activations_grow_with_the_batch_and_nothing_else_does(model, images, he
     assert one.weights == two.weights and one.gradients == two.gradients
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", slow_but(("vgg", "resnet"), MODELS))
 def test_bf16_keeps_less_of_each_image_and_a_copy_of_the_weights(model):
     """Half of what has a half; places of maxima, the pixels and the logits stay as wide as they are."""
     net, kept = state_of(model).net, {}
@@ -159,6 +161,7 @@ def test_the_memory_beside_the_step_is_that_of_the_state(change):
                                           - found.optimizer - found.average, abs=1e5)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_more_of_everything_takes_more():
     def peak(**change):
         config = replace(CONFIG, **change)
@@ -238,6 +241,7 @@ def child(model, config, size, *more):
     return [int(number) for number in run.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how memory is given back was measured with glibc")
 @pytest.mark.parametrize(
     "model, config",
@@ -254,6 +258,7 @@ def test_the_peak_of_a_process_that_trains_is_the_planned_one(model, config):
     assert planned - held == pytest.approx(real - held, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="of oneDNN")
 def test_what_a_convolution_takes_inside_is_in_the_ledger():
@@ -285,6 +290,7 @@ def test_what_a_convolution_takes_inside_is_in_the_ledger():
     assert told > 2.9 * weight
 
 
+@pytest.mark.slow
 def test_planning_a_training_of_ten_gigabytes_takes_nothing():
     """FCN-8s on VGG16 with images of 2000x2000: 2000 times 2000 pixels are never there."""
     model, config = {"backbone": "vgg16", "padding": "paper"}, {"steps": 1, "batch_size": 1, "precision": "fp32"}
@@ -474,6 +480,7 @@ def test_where_it_fits_nothing_is_said(asked):
     assert advice(asked, asked.needed) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.12, 0.2, 0.35, 0.5, 0.75, 0.9, 0.99])
 def test_the_largest_batch_that_fits_is_said(asked, share):
     least = need(asked, batch_size=1, accumulate=12)
@@ -488,6 +495,7 @@ def test_the_largest_batch_that_fits_is_said(asked, share):
     assert said.startswith(f"this training needs {process_memory.format_bytes(asked.needed)} more memory, and ")
 
 
+@pytest.mark.slow
 def test_a_crop_is_said_where_not_even_one_image_fits(asked):
     room = need(asked, batch_size=1, accumulate=12) - 3_000_000
     said = advice(asked, room)

@@ -105,6 +105,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage, step", [(0, 1), (1, 2), (2, 3), (1, 0)])
 def test_stages_go_on_where_they_were_killed(digits_folder, tmp_path, capsys, monkeypatch, stage, step):
     recipe = tmp_path / "small.yaml"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.nets import slow_but
 from torch import nn
 
 import fullconv
@@ -211,7 +212,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v))
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", slow_but([0], [0, 2]))
 def test_a_resumed_run_is_an_uninterrupted_one(digits_folder, tmp_path, variant, workers):
     config = replace(CONFIG, **{**variant, "workers": workers})
     data = open_dataset(digits_folder, "train")

@@ -176,7 +176,7 @@ def test_a_kill_after_the_last_state_loses_no_net(whole, digits_folder, tmp_path
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fullconv.training.saved_state.save_state", saved_and_killed)
+        patch.setattr("fullconv.training.run.save_state", saved_and_killed)
         list(records(start(tmp_path, digits_folder)))
     (tmp_path / ".model.safetensors.1.tmp").touch()  # of another kill
     list(records(start(tmp_path, digits_folder, resume=True)))

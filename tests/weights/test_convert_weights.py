@@ -5,6 +5,7 @@ import safetensors.torch
 import torch
 from tests.support.caffe_files import blob_bytes, field, write_caffemodel, write_prototxt
 from tests.support.caffe_nets import RELEASED
+from tests.support.nets import EVERY_BACKBONE
 
 from fullconv.config import CONVENTIONS, InputConvention, ModelConfig
 from fullconv.errors import UsageError
@@ -19,7 +20,7 @@ from fullconv.weights.transplant import transplant
 ALIKE = {"caffenet", "alexnet"}
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", EVERY_BACKBONE)
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_a_state_dict_is_recognized_by_its_shapes(name, suffix, tmp_path):
     # MobileNetV2 rounds its channels to multiples of 8, so only its full width is told by its first layer.

@@ -104,6 +104,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell peak memory")
 def test_bombs_take_no_memory(tmp_path):
     torch.save(SMALL, tmp_path / "small.pth")
