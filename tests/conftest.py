@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from fullconv import host
 
+pytest_plugins = ["tests.support.faulty_folders"]  # the fixtures of folders with faults
+
 settings.register_profile("fullconv", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("fullconv")
 

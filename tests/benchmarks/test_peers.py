@@ -10,6 +10,7 @@ from benchmarks import peers
 from fullconv.bench import prediction
 
 
+@pytest.mark.slow
 def test_every_way_of_others_says_what_the_net_says():
     """Those that are installed: their labels, or classes of the size of the image."""
     net = prediction.random_net("vgg11", 1 / 16, "paper")
@@ -41,6 +42,7 @@ def one_peer(monkeypatch):
 WORDS = ["peers.py", "--width", "0.0625", "--sizes", "64,70x90", "--threads", "1", "--rounds", "1"]
 
 
+@pytest.mark.slow
 def test_the_script_prints_and_draws(one_peer, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [*WORDS, "--json", "--plot", str(tmp_path / "plot.png")])
     peers.main()
