@@ -5,6 +5,7 @@ A plan is made before anything is computed, from the size of the image and the g
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -53,6 +54,7 @@ BLENDED = 512, 128
 SLACK = 32 << 20
 
 _KNOWN: WeakKeyDictionary[FCN, dict[tuple[int, int], int]] = WeakKeyDictionary()
+_PLANNING = threading.Lock()  # files are planned by several reading threads; torch's fake tensors share caches
 
 Way = Literal["whole", "strips", "tiles", "blended"]
 
@@ -173,10 +175,11 @@ def memory_of_whole(predictor: Model, height: int, width: int) -> int | None:
         return None
     period = int(net.trace[net.features[0]].axis.stride)
     size = -(-height // period) * period, -(-width // period) * period  # so that a few dry runs serve many images
-    known = _KNOWN.setdefault(net, {})
-    if size not in known:
-        known[size] = peak_bytes(net, *size)
-    most = known[size]
+    with _PLANNING:
+        known = _KNOWN.setdefault(net, {})
+        if size not in known:
+            known[size] = peak_bytes(net, *size)
+        most = known[size]
     weights = max((p.nbytes for p in net.parameters() if p.ndim == 4), default=0)  # that a library lays out anew
     return int(1.3 * most) + weights + SLACK
 
