@@ -27,7 +27,6 @@ def one_size():
 
 DYNAMIC = [
     pytest.param({"stride": 16}, marks=pytest.mark.slow),
-    pytest.param({"stride": 8}, marks=pytest.mark.slow),
     pytest.param({"stride": 8, "padding": "paper"}, marks=pytest.mark.slow),
     pytest.param({"stride": 32, "upsample": "learn-all"}, marks=pytest.mark.slow),
 ]  # fmt: skip

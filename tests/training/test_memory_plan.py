@@ -100,7 +100,7 @@ def test_the_rehearsal_without_memory_takes_what_the_real_step_takes(model, prec
 
 
 @pytest.mark.slow
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     model=st.sampled_from(sorted(MODELS)),
     images=st.integers(1, 3),
