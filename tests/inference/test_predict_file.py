@@ -13,7 +13,7 @@ from torch import nn
 
 from fullconv.config import CONVENTIONS, ModelConfig
 from fullconv.errors import RunError, UsageError
-from fullconv.inference.large_image.plan import memory_of_whole, plan, reach
+from fullconv.inference.large_image.plan import fits_easily, memory_of_whole, plan, reach
 from fullconv.inference.large_image.predict_file import described, is_ordinary, labels_of, predict_file
 from fullconv.inference.large_image.strips import labels_by_strip, memory_of_strip
 from fullconv.inference.large_image.tiles import along
@@ -248,3 +248,15 @@ def test_the_plan_is_never_exceeded(tmp_path, backbone, width):
     assert way == "strips"
     assert int(peak) <= int(budget), (process_memory.format_bytes(int(peak)), process_memory.format_bytes(int(budget)))
     assert int(budget) < int(peak) + memory_of_whole(predictor, 1000, 2000)  # and the whole would have exceeded it
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (64, 300), (256, 256), (257, 511), (700, 900)])
+def test_an_image_that_fits_easily_fits(height, width, monkeypatch):
+    """The bound that spares a dry run of each size is a bound: with twice its memory the plan is the whole image."""
+    predictor = predictor_of(stride=16, classes=3, width=1 / 32)
+    needed = memory_of_whole(predictor, height, width)
+    for room in (needed // 2, needed, 2 * needed, 8 * needed, 64 * needed):
+        monkeypatch.setattr(process_memory, "available", lambda room=room: room)
+        assert not fits_easily(predictor, height, width) or plan(predictor, height, width).way == "whole"
+    monkeypatch.setattr(process_memory, "available", lambda: 1 << 40)
+    assert fits_easily(predictor, height, width)

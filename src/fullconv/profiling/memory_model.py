@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,21 +134,25 @@ class FakeModel:
         return torch.func.functional_call(self.net, self.weights, (x,))
 
 
+_ONE = threading.RLock()  # torch's fake tensors share caches that two threads must not use at once
+
+
 def skeleton(net: Net) -> Net:
     """Copy a net with meta tensors in place of its weights: a dry run of the copy leaves the net to other threads."""
     weights = {
         id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
         for t in (*net.parameters(), *net.buffers())
     }
-    return copy.deepcopy(net, weights)
+    with _ONE:
+        return copy.deepcopy(net, weights)
 
 
 @contextlib.contextmanager
 def dry_run(net: nn.Module) -> Iterator[FakeModel]:
     """Make all tensors that are created in this context fake, and count them. The weights of `net`, which may be on the
-    meta device, stay as they are; its modes are restored at the end.
+    meta device, stay as they are; its modes are restored at the end. One dry run goes at a time.
     """
-    with modes_kept(net), FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
+    with _ONE, modes_kept(net), FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
         named = (*net.named_parameters(), *net.named_buffers())
         weights = {
             name: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, requires_grad=t.requires_grad)

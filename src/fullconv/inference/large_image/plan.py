@@ -5,7 +5,6 @@ A plan is made before anything is computed, from the size of the image and the g
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -53,8 +52,10 @@ BLENDED = 512, 128
 
 SLACK = 32 << 20
 
+REFERENCE = 256
+"""Side of the image that bounds the bytes a pixel of larger ones."""
+
 _KNOWN: WeakKeyDictionary[FCN, dict[tuple[int, int], int]] = WeakKeyDictionary()
-_PLANNING = threading.Lock()  # files are planned by several reading threads; torch's fake tensors share caches
 
 Way = Literal["whole", "strips", "tiles", "blended"]
 
@@ -117,7 +118,7 @@ def plan(
     at most `MOST`). bytes_of_row: what a row of the image takes while it is read. Raises `RunError` where
     nothing fits, `UsageError` for a tile that is none.
     """
-    room = budget if budget is not None else min(MOST, int(SHARE * process_memory.available()))
+    room = budget if budget is not None else _room()
     whole = TilingPlan("whole", height, width, height, width, bytes=memory_of_whole(predictor, height, width))
     if tile == "none":
         return whole
@@ -168,18 +169,40 @@ def is_run_by_strips(net: FCN) -> bool:
     return True
 
 
+def _room() -> int:
+    return min(MOST, int(SHARE * process_memory.available()))
+
+
+def fits_easily(predictor: Model, height: int, width: int) -> bool:
+    """Return whether an image takes less than half of the memory for it as a whole, by an upper bound.
+
+    A dry run of each size costs up to a second; the bound takes one for each network. With its padding an image of
+    more pixels takes fewer bytes a pixel.
+    """
+    net = fcn_of(predictor)
+    if net is None:
+        return False
+    share = max(height, REFERENCE) * max(width, REFERENCE) / REFERENCE**2
+    fixed = _with_overhead(net, 0)
+    return share * (_with_overhead(net, _peak(net, REFERENCE, REFERENCE)) - fixed) + fixed < _room() / 2
+
+
 def memory_of_whole(predictor: Model, height: int, width: int) -> int | None:
     """The bytes that an image takes as a whole; None for a net whose graph is not known."""
     net = fcn_of(predictor)
-    if net is None:
-        return None
+    return None if net is None else _with_overhead(net, _peak(net, height, width))
+
+
+def _peak(net: FCN, height: int, width: int) -> int:
     period = int(net.trace[net.features[0]].axis.stride)
     size = -(-height // period) * period, -(-width // period) * period  # so that a few dry runs serve many images
-    with _PLANNING:
-        known = _KNOWN.setdefault(net, {})
-        if size not in known:
-            known[size] = peak_bytes(net, *size)
-        most = known[size]
+    known = _KNOWN.setdefault(net, {})
+    if size not in known:
+        known[size] = peak_bytes(net, *size)
+    return known[size]
+
+
+def _with_overhead(net: FCN, most: int) -> int:
     weights = max((p.nbytes for p in net.parameters() if p.ndim == 4), default=0)  # that a library lays out anew
     return int(1.3 * most) + weights + SLACK
 

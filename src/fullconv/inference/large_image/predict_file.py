@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fullconv.data.dataset import Image, photograph
 from fullconv.errors import RunError, shown
-from fullconv.inference.large_image.plan import TilingPlan, plan
+from fullconv.inference.large_image.plan import TilingPlan, fits_easily, plan
 from fullconv.inference.large_image.strips import labels_by_strip
 from fullconv.inference.large_image.tiles import (
     Labels,
@@ -75,7 +75,9 @@ def is_ordinary(predictor: Model, path: Path, settings: TilingOptions, stream: B
         return False
     if settings.max_pixels > MAX_PIXELS and found.height * found.width > MAX_PIXELS:
         return False
-    return settings.tile == "none" or plan(predictor, found.height, found.width).way == "whole"
+    if settings.tile == "none" or fits_easily(predictor, found.height, found.width):
+        return True
+    return plan(predictor, found.height, found.width).way == "whole"
 
 
 def predict_file(
