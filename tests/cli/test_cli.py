@@ -1,10 +1,10 @@
 """The command: help without torch, errors in one line, and the whole way from a folder to masks."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -232,9 +232,10 @@ def test_import_and_help_need_no_torch_and_no_time():
     )
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-c", watch], check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - began)
+        after = os.times()  # of the processor: other tests run at the same time
+        times.append(sum(after[2:4]) - sum(before[2:4]))
     assert min(times) < 0.5, times
 
 

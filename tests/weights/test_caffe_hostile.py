@@ -150,9 +150,9 @@ def test_hostile_texts(tmp_path, name):
 def test_a_long_chain_and_a_long_cycle(tmp_path):
     """Each bottom is looked up once: a net of the largest size is no work."""
     links = [f"layer{{name:'l{i}' type:'ReLU' bottom:'b{i}' top:'b{i + 1}'}}\n" for i in range(9_999)]
-    start = time.monotonic()
+    start = time.process_time()
     assert len(read_text(tmp_path, "input: 'b0'\n" + "".join(links)).layers) == 9_999
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     links = links[:1_000]
     message = refused(read_text, tmp_path, "".join(links))
     assert "line 1, column 36: layer 'l0' reads 'b0', which no layer makes" in message
