@@ -118,6 +118,7 @@ def test_check_finds_nothing_wrong_and_says_what_is_there(digits_folder, capsys)
     assert json.loads(out)["splits"]["train"]["images"] == 6
 
 
+@pytest.mark.slow
 def test_inspect_prints_the_published_figures(capsys):
     code, out, _ = call(capsys, "inspect", "--backbone", "vgg16", "--padding", "paper", "--stride", "32", "--json")
     said = json.loads(out)
@@ -127,6 +128,7 @@ def test_inspect_prints_the_published_figures(capsys):
     assert "features.18.2" in out
 
 
+@pytest.mark.slow
 def test_staged_from_a_coarser_net(trained, digits_folder, tmp_path, capsys):
     """--weights of an FCN brings its own settings and input convention; --stride makes it finer."""
     first, second = tmp_path / "32s", tmp_path / "16s"

@@ -55,6 +55,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_checkpoints_and_logs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, runs / "slow", runs / "fast")
     for one in found["runs"]:

@@ -33,6 +33,7 @@ def folder(root, coded, images=6):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "coded, advice, flags, names",
     [

@@ -79,6 +79,7 @@ def test_the_released_crops(capsys):
     assert sum(found["parameters_by_part"].values()) == found["parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, size", [("vgg16", (500, 500)), ("resnet18", (96, 321)), ("googlenet", (1, 700))])
 def test_the_costs_are_those_of_the_library(capsys, name, size):
     found = said(capsys, name, "--stride", 16, "--size", f"{size[0]}x{size[1]}", "--layers")
@@ -150,6 +151,7 @@ def test_several_nets_stand_side_by_side(capsys, terminal):
     assert last == "for an image of 500x500"
 
 
+@pytest.mark.slow
 def test_more_nets_than_fit_go_into_more_tables(capsys, terminal):
     names = [name for name in BACKBONES if name.startswith("vgg")]
     code, out, _ = call(capsys, *names, "--stride", 16, "--layers")

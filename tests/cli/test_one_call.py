@@ -175,6 +175,7 @@ def test_train_is_stopped_and_resumed(trained, digits_folder, tmp_path):
     assert resumed.report.is_file()
 
 
+@pytest.mark.slow
 def test_train_in_stages(digits_folder, tmp_path):
     recipe = tmp_path / "small.yaml"
     shared = {key: value for key, value in {**MODEL, **CONFIG}.items() if key != "stride"}
@@ -241,6 +242,7 @@ def test_convert_writes_what_the_verb_writes(classifier, tmp_path, capsys):
         fullconv.convert(tmp_path / "none.pth")
 
 
+@pytest.mark.slow
 def test_export_takes_paths_and_data(trained, digits_folder, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     _, result, _ = trained

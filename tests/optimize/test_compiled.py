@@ -86,7 +86,7 @@ def test_bf16_has_nearly_the_same_labels(name):
     assert 0 < difference <= 0.05 and labels >= 0.97
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 2), st.integers(0, 2))
 def test_any_size_batch_and_warmup(height, width, count, warmup):
     net = ANY

@@ -46,13 +46,13 @@ def test_scores_are_those_of_the_plain_net(backbone, padding):
 VGG = alive(fullconv.build(ModelConfig("vgg11", stride=8, num_classes=3, padding="paper", width=1 / 32)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 170), st.integers(1, 170))
 def test_any_size(height, width):
     assert difference(VGG, (height, width)) < 1e-12
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(["vgg11", "vgg16"]), st.integers(40, 400), st.integers(40, 400))
 def test_nothing_is_padded_before_a_pool(backbone, height, width):
     """Zeros between a convolution and its pool would be copied, and would end a chain of 8-bit integers."""

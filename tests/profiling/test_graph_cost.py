@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import zoo
-from tests.support.nets import FAMILIES, slow_but
+from tests.support.nets import slow_but
 from tests.support.variants import SMALL, VARIANTS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,7 +37,8 @@ NETS |= {
     "max, learned, two heads": {**SMALL, "fuse": "max", "upsample": "learn-all", "geometric_classes": 2},
     "googlenet dilated": {"backbone": "googlenet", "stride": 16, "width": 0.1, "last_pool": "dilated"},
 }
-EVERY_NET = slow_but(NETS.keys() - set(BACKBONES) | set(FAMILIES) - {"googlenet", "mobilenet_v2"}, NETS)
+QUICK = {"lenet", "vgg11", "resnet18", "squeezenet1_1", "variant 8s", "variant late-average", "at-once, late"}
+EVERY_NET = slow_but(QUICK | {"max, learned, two heads"}, NETS)
 PADDINGS = st.sampled_from(["paper", "tight"])
 SIDES = st.integers(64, 144)
 
@@ -188,6 +189,7 @@ def test_somebodys_own_layers(activation, in_place):
     assert depth(net) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, layers",
     [
