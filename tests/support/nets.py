@@ -45,3 +45,8 @@ def small(backbone, stride, **more):
 
 def strides(backbone):
     return {"lenet": (4,)}.get(backbone, (16, 8) if backbone.startswith("squeeze") else (32, 16, 8))
+
+
+def ends(backbone):
+    """The coarsest and the finest stride."""
+    return sorted({strides(backbone)[0], strides(backbone)[-1]})
