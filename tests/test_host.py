@@ -116,6 +116,7 @@ def test_nothing_else_of_the_process_is_changed(folder):
     ) == ["same"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="needs fullconv[zoo]")
 def test_no_operators_are_registered_under_the_name_of_torchvision(folder):
     """Where it fits its torch it has its own; where it does not, a library call says so in one line."""

@@ -67,6 +67,7 @@ def test_a_whole_small_run(name, tmp_path, capsys):
                 )
 
 
+@pytest.mark.slow
 def test_scores_of_siftflow_are_over_the_classes_in_the_truth(tmp_path, capsys):
     fake("siftflow", tmp_path / "set")
     data = f"siftflow:{tmp_path / 'set'}"
@@ -103,6 +104,7 @@ def test_training_on_what_validates_is_refused(tmp_path, capsys):
     assert call(capsys, *train, *beside, "--val-split", "seg11valid")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_submission_holds_every_image_of_the_list(tmp_path, capsys):
     names = fake("voc2012", tmp_path / "set")["test"]
     data = f"voc2012:{tmp_path / 'set'}"

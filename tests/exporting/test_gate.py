@@ -240,6 +240,7 @@ def trained():
     return one, [scene()[0] for _ in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.onnx", pytest.param("m.xml", marks=pytest.mark.slow)])
 def test_integers_keep_the_labels(trained, tmp_path, name):
     one, shots = trained
@@ -250,6 +251,7 @@ def test_integers_keep_the_labels(trained, tmp_path, name):
     assert load_exported(tmp_path / name).header.precision == "int8"
 
 
+@pytest.mark.slow
 def test_integers_that_lose_the_labels_are_not_kept(trained, tmp_path, monkeypatch):
     one, shots = trained
     tried, agreements = [], iter([0.98, 0.985, 0.989, 0.9899])

@@ -57,7 +57,7 @@ def test_labels_by_strips_are_those_of_the_whole(backbone, stride, more, rows, c
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (3, 5)])
-@pytest.mark.parametrize("tile", ["auto", 64])
+@pytest.mark.parametrize("tile", ["auto", pytest.param(64, marks=pytest.mark.slow)])
 def test_slivers(tmp_path, size, tile):
     predictor, image = predictor_of(), photo(*size)
     Image.fromarray(image).save(tmp_path / "a.png")

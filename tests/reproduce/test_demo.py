@@ -53,6 +53,7 @@ def test_each_stage_starts_from_the_one_before(told):
         assert read_log(folder(told[0], "FCN-32s"))[0]["loss"] == pytest.approx(np.log(11), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_demo_can_be_told_again_in_the_same_folder(told):
     again = list(story(told[0], QUICK))[-1]
     assert [row.scores for row in again.rows] == [row.scores for row in told[1][-1].rows]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.support.nets import slow_but
 
 from fullconv.cli.command import main
 from fullconv.config import CONVENTIONS, ModelConfig, TrainConfig
@@ -57,7 +58,7 @@ def test_a_study_is_whole_and_written(results, name, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.json", f"{name}.png"]
 
 
-@pytest.mark.parametrize("name", [name for name, one in STUDIES.items() if one.trains])
+@pytest.mark.parametrize("name", slow_but(["table2"], [name for name, one in STUDIES.items() if one.trains]))
 def test_the_same_seed_gives_the_same_numbers(results, name):
     again = study(name).run(tiny(), lambda _: None)
     timed = {"images/s", "s/step", "time"}

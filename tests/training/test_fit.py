@@ -42,6 +42,7 @@ def moved(state, config=CONFIG):
     return any(not torch.equal(b, layer.running_mean) for b, layer in zip(before, norms(state.net), strict=True))
 
 
+@pytest.mark.slow
 def test_batch_norm_is_frozen_exactly_if_weights_were_given():
     assert moved(State.of(fullconv.build(MODEL), CONFIG))
     assert not moved(State.of(fullconv.build(MODEL), CONFIG, start=folded()))
@@ -136,6 +137,7 @@ def test_an_input_that_the_weights_doubt_is_a_warning(monkeypatch):
     assert asked == [(tensors, MODEL, INPUT, SCENES)] and state.start is None
 
 
+@pytest.mark.slow
 def test_real_weights_in_another_scale_are_a_warning(shared_data):
     import safetensors.torch
 

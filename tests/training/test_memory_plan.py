@@ -87,7 +87,7 @@ def really(net, config, shape):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("model", slow_but(("vgg", "vgg_bn", "resnet", "squeezenet"), MODELS))
+@pytest.mark.parametrize("model", slow_but(("vgg", "resnet"), MODELS))
 def test_the_rehearsal_without_memory_takes_what_the_real_step_takes(model, precision):
     config = replace(CONFIG, precision=precision)
     net = state_of(model, config).net
@@ -390,6 +390,7 @@ def test_no_time_is_said_of_a_net_whose_loss_is_not_finite():
     assert everything(state) == before
 
 
+@pytest.mark.slow
 def test_the_time_of_a_run_is_that_of_its_steps(monkeypatch):
     monkeypatch.setattr(planning, "seconds_of_batch", lambda *_: 2.0)
     monkeypatch.setattr(planning, "seconds_of_update", lambda *_: 0.5)
@@ -506,6 +507,7 @@ def test_a_crop_is_said_where_not_even_one_image_fits(asked):
     assert need(asked, crop=(height, width), batch_size=1, accumulate=12) <= room
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_net_is_too_large(asked):
     assert advice(asked, 1000).endswith("; take a smaller net")
 
