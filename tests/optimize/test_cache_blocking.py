@@ -145,3 +145,13 @@ def test_what_others_read_or_what_is_not_known_ends_a_run():
     for unknown in (False, True):
         found = find(banded(fx.symbolic_trace(Read(unknown).eval())))
         assert [len(band.steps) for band in found] == ([] if unknown else [2])
+
+
+def test_nothing_in_bands_is_computed_beside_them():
+    net = build(ModelConfig("vgg11", stride=8, num_classes=3, width=1 / 16, padding="paper")).eval()
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.ones_(parameter)  # so that the padding's constants are not zero
+    trunk = specialize_for_size(net, 40, 50).get_submodule("backbone")
+    inside = {node.name for run in cache_blocking._runs(trunk) for node in run}
+    assert inside and not inside & {node.name for node in cache_blocking.banded(trunk).graph.nodes}

@@ -78,10 +78,12 @@ def in_bands(net: FCN) -> FCN:
 def banded(trunk: fx.GraphModule) -> fx.GraphModule:
     """The same of a graph: from one layer that halves its features to the next, where nobody else reads them."""
     found = shared_copy(trunk)
-    for number, run in enumerate(list(_runs(found))):
+    runs = list(_runs(found))
+    for number, run in enumerate(runs):
         (source,) = features_of(run[0])
         replace(found, run[-1], f"bands_{number}", _bands_of(found, run, source), source)
-    erase_dead(found.graph, lambda node: not works_in_place(node))
+    replaced = {node for run in runs for node in run}  # in-place ones too: they change nothing but their own run
+    erase_dead(found.graph, lambda node: node in replaced or not works_in_place(node))
     return finish(found).eval()
 
 
