@@ -20,6 +20,16 @@ from fullconv.training.loop import State
 
 
 @settings(max_examples=40)
+def check_equal_with_gradients(found, wanted, mine, theirs):
+    """Two results are equal, and so are their gradients by the leaves that they were computed from."""
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    weight = torch.randn_like(wanted)
+    (found * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-12)
+
+
 @given(
     st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2),
     st.integers(5, 12), st.integers(5, 12), st.booleans(), st.booleans(), st.booleans(),
@@ -37,13 +47,7 @@ def test_it_is_the_convolution(n, c, o, k, padding, dilation, height, width, bia
         found, wanted = made(one), conv(other)
     finally:
         im2col.MOST_CELLS = most
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
-    weight = torch.randn_like(wanted)
-    (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
-    torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-12)
-    for mine, theirs in zip(made.parameters(), conv.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+    check_equal_with_gradients(found, wanted, (one, *made.parameters()), (other, *conv.parameters()))
 
 
 @given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.booleans(), st.booleans())
@@ -55,13 +59,7 @@ def test_one_of_one_tap_is_the_convolution(n, c, o, side, bias, last):
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, wanted = made(one), conv(other)
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
-    weight = torch.randn_like(wanted)
-    (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
-    torch.testing.assert_close(one.grad, other.grad, rtol=1e-10, atol=1e-12)
-    for mine, theirs in zip(made.parameters(), conv.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+    check_equal_with_gradients(found, wanted, (one, *made.parameters()), (other, *conv.parameters()))
 
 
 class Gradients(TorchDispatchMode):

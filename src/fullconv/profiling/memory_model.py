@@ -150,9 +150,9 @@ def skeleton(net: Net) -> Net:
 @contextlib.contextmanager
 def dry_run(net: nn.Module) -> Iterator[FakeModel]:
     """Make all tensors that are created in this context fake, and count them. The weights of `net`, which may be on the
-    meta device, stay as they are; its modes are restored at the end. One dry run goes at a time.
+    meta device, stay as they are. One dry run goes at a time.
     """
-    with _ONE, modes_kept(net), FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
+    with _ONE, FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
         named = (*net.named_parameters(), *net.named_buffers())
         weights = {
             name: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, requires_grad=t.requires_grad)
